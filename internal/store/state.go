@@ -1,0 +1,185 @@
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/mvmctl/mvmctl/internal/fault"
+	"github.com/mvmctl/mvmctl/internal/paths"
+)
+
+// maxState bounds a state file that is read, in bytes. A record is a few kilobytes.
+const maxState = 4 << 20
+
+// previousSuffix names the last good copy that is kept beside a durable state file.
+const previousSuffix = ".previous"
+
+// errBadState is in the chain of every error that means "the bytes are not a state file".
+var errBadState = errors.New("damaged state file")
+
+// newerError says that a state file was written by a later version of this program.
+type newerError struct{ have, know int }
+
+func (e *newerError) Error() string {
+	return fmt.Sprintf("format %d, this one knows up to %d", e.have, e.know)
+}
+
+// envelope is what a state file holds: which kind and version of body, and its digest, so that
+// a cut or a flipped bit is found before the body is believed.
+type envelope struct {
+	Kind   string          `json:"kind"`
+	Schema int             `json:"schema"`
+	SHA256 string          `json:"sha256"` // of Body's bytes
+	Body   json.RawMessage `json:"body"`
+}
+
+// writeState writes v into path: temporary file in the same folder, write, sync, rename, sync
+// the folder. After any error the old content is still there and the temporary file is not.
+func writeState(path, kind string, schema int, v any, durable bool) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", kind, err)
+	}
+	sum := sha256.Sum256(body)
+	data, err := json.Marshal(envelope{Kind: kind, Schema: schema, SHA256: hex.EncodeToString(sum[:]), Body: body})
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", kind, err)
+	}
+	if err := replaceFile(path, append(data, '\n'), durable); err != nil {
+		return paths.WriteError("writing "+path, err)
+	}
+	return nil
+}
+
+func replaceFile(path string, data []byte, durable bool) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if durable {
+		// A failed fsync may have dropped the pages: the file is given up, never synced again.
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	fault.Point(fault.StoreTemp)
+	if durable {
+		if err := keepPrevious(path); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	fault.Point(fault.StoreRenamed)
+	if durable {
+		return syncDir(dir)
+	}
+	return nil
+}
+
+// keepPrevious gives the current file a second name, which outlives the rename over the first.
+func keepPrevious(path string) error {
+	if err := os.Remove(path + previousSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Link(path, path+previousSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	return d.Sync()
+}
+
+// readState reads path into v. A damaged file is answered from the last good copy when there is
+// one. A newer format is refused without looking at the copy.
+func readState(path, kind string, schema int, v any) error {
+	err := readOne(path, kind, schema, v)
+	if err == nil || errors.As(err, new(*newerError)) {
+		return err
+	}
+	if errors.Is(err, errBadState) || errors.Is(err, fs.ErrNotExist) {
+		if readOne(path+previousSuffix, kind, schema, v) == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func readOne(path, kind string, schema int, v any) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errBadState, err)
+	}
+	return decodeState(data, kind, schema, v)
+}
+
+// decodeState decodes the bytes of a state file, strictly.
+func decodeState(data []byte, kind string, schema int, v any) error {
+	if len(data) > maxState {
+		return fmt.Errorf("%w: more than 4 MiB", errBadState)
+	}
+	var env envelope
+	if err := strictDecode(data, &env); err != nil {
+		return fmt.Errorf("%w: %w", errBadState, err)
+	}
+	if env.Kind != kind {
+		return fmt.Errorf("%w: it holds a %q, not a %q", errBadState, env.Kind, kind)
+	}
+	if env.Schema > schema {
+		return &newerError{have: env.Schema, know: schema}
+	}
+	sum := sha256.Sum256(env.Body)
+	if env.Schema < 1 || env.SHA256 != hex.EncodeToString(sum[:]) {
+		return fmt.Errorf("%w: its checksum does not fit", errBadState)
+	}
+	if err := strictDecode(env.Body, v); err != nil {
+		return fmt.Errorf("%w: %w", errBadState, err)
+	}
+	return nil
+}
+
+func strictDecode(data []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("data after its end")
+	}
+	return nil
+}

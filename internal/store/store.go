@@ -1,0 +1,193 @@
+// Package store keeps what mvmctl remembers of its machines: one folder per machine with a
+// checked, versioned record and the supervisor's last status, the lock a command holds while
+// it changes a machine, and the lock that proves a supervisor alive.
+//
+// It decides nothing about machines and starts nothing. Only the composition root imports it;
+// the engine sees it through an interface of its own.
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+
+	"github.com/mvmctl/mvmctl/internal/fault"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
+)
+
+// Store is the machines' memory below one state directory. It is safe for concurrent use by
+// any number of processes.
+type Store struct {
+	paths paths.Paths
+}
+
+// New returns the store below p. It touches no file.
+func New(p paths.Paths) *Store { return &Store{paths: p} }
+
+// Entry is one machine as List finds it: a record, or the error that reading it gave.
+type Entry struct {
+	Name   string
+	Record machine.Record
+	Err    error // a *machine.Error with code state.corrupt or state.newer
+}
+
+// Prepare makes the folders below which records live, private to their owner.
+func (s *Store) Prepare() error {
+	for _, dir := range []string{s.paths.State, s.paths.Machines(), s.paths.Locks()} {
+		if err := paths.MakePrivate(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Load returns the named machine's record: machine.not_found when there is none,
+// state.corrupt or state.newer when it cannot be used. Neither touches the files.
+func (s *Store) Load(name string) (machine.Record, error) {
+	if err := machine.CheckName(name); err != nil {
+		return machine.Record{}, err
+	}
+	m := s.paths.Machine(name, "")
+	var rec machine.Record
+	err := readState(m.Record(), "record", machine.RecordSchema, &rec)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, statErr := os.Lstat(m.Dir); statErr == nil {
+			// The folder was made, the record was not: a command was killed in between.
+			return machine.Record{}, corrupt(name, m.Dir, errors.New("it has no record"))
+		}
+		return machine.Record{}, s.notFound(name)
+	case errors.As(err, new(*newerError)):
+		return machine.Record{}, &machine.Error{
+			Code: "state.newer", Err: err,
+			Message: fmt.Sprintf("machine %q was written by a newer mvmctl (%v)", name, err),
+			Remedy:  "use that version, or update this one; nothing was changed",
+		}
+	case err != nil && errors.Is(err, errBadState):
+		return machine.Record{}, corrupt(name, m.Dir, err)
+	case err != nil:
+		return machine.Record{}, fmt.Errorf("reading the record of %q: %w", name, err)
+	case rec.Name != name:
+		return machine.Record{}, corrupt(name, m.Dir, fmt.Errorf("the record is of %q", rec.Name))
+	}
+	return rec, nil
+}
+
+func corrupt(name, dir string, err error) error {
+	return &machine.Error{
+		Code: "state.corrupt", Err: err,
+		Message: fmt.Sprintf("the record of machine %q cannot be read: %v", name, err),
+		Remedy:  fmt.Sprintf("`mvmctl rm --force %s` deletes the machine; its files are in %s", name, dir),
+	}
+}
+
+func (s *Store) notFound(name string) error {
+	e := machine.Errorf("machine.not_found", "`mvmctl ls` lists the machines", "there is no machine %q", name)
+	if near := machine.Nearest(name, s.Names()); near != "" {
+		e.Remedy = fmt.Sprintf("did you mean %q? `mvmctl ls` lists the machines", near)
+	}
+	return e
+}
+
+// Save writes the record, durably and all or nothing, making the machine's folder if needed.
+func (s *Store) Save(rec machine.Record) error {
+	if err := machine.CheckName(rec.Name); err != nil {
+		return err
+	}
+	m := s.paths.Machine(rec.Name, rec.ID)
+	if err := os.Mkdir(m.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return paths.WriteError("making "+m.Dir, err)
+	}
+	if err := os.Mkdir(m.Logs(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return paths.WriteError("making "+m.Logs(), err)
+	}
+	rec.Schema = machine.RecordSchema
+	return writeState(m.Record(), "record", machine.RecordSchema, rec, true)
+}
+
+// Names returns all machines' names, sorted, without reading any record.
+func (s *Store) Names() []string {
+	dirents, err := os.ReadDir(s.paths.Machines())
+	if err != nil {
+		return nil
+	}
+	names := make([]string, 0, len(dirents))
+	for _, d := range dirents {
+		if d.IsDir() && machine.CheckName(d.Name()) == nil {
+			names = append(names, d.Name())
+		}
+	}
+	sort.Strings(names)
+	return names
+}
+
+// List returns all machines, sorted by name. One that cannot be read does not hide the others.
+func (s *Store) List() ([]Entry, error) {
+	if _, err := os.Stat(s.paths.Machines()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing machines: %w", err)
+	}
+	var entries []Entry
+	for _, name := range s.Names() {
+		rec, err := s.Load(name)
+		if machine.CodeOf(err) == "machine.not_found" {
+			continue // removed while we looked
+		}
+		entries = append(entries, Entry{Name: name, Record: rec, Err: err})
+	}
+	return entries, nil
+}
+
+// Status returns the supervisor's last word about the machine, or nil when there is none that
+// can be read.
+func (s *Store) Status(name string) *machine.Status {
+	var st machine.Status
+	if err := readState(s.paths.Machine(name, "").Status(), "status", machine.RecordSchema, &st); err != nil {
+		return nil
+	}
+	return &st
+}
+
+// SaveStatus writes the machine's status, all or nothing. It is not synced: after a power cut
+// no supervisor is alive and the status is not believed.
+func (s *Store) SaveStatus(name string, st machine.Status) error {
+	return writeState(s.paths.Machine(name, "").Status(), "status", machine.RecordSchema, st, false)
+}
+
+// Delete removes the machine's folder and everything in it, the record last but one, the
+// folder itself last, so that a crash in between leaves something List still shows. The caller
+// holds the machine's lock and has made sure that no supervisor is alive.
+func (s *Store) Delete(name string) error {
+	if err := machine.CheckName(name); err != nil {
+		return err
+	}
+	m := s.paths.Machine(name, "")
+	dirents, err := os.ReadDir(m.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("removing machine %q: %w", name, err)
+	}
+	keep := filepath.Base(m.Record())
+	for _, d := range dirents {
+		if d.Name() == keep {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(m.Dir, d.Name())); err != nil {
+			return paths.WriteError("removing machine "+name, err)
+		}
+	}
+	fault.Point(fault.RemoveDisks)
+	if err := os.Remove(m.Record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return paths.WriteError("removing machine "+name, err)
+	}
+	fault.Point(fault.RemoveRecord)
+	if err := os.Remove(m.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return paths.WriteError("removing machine "+name, err)
+	}
+	return nil
+}

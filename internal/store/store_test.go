@@ -1,0 +1,384 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
+)
+
+func newStore(t *testing.T) (*Store, paths.Paths) {
+	t.Helper()
+	dir := t.TempDir()
+	p := paths.Paths{Cache: dir + "/cache", Config: dir + "/config", State: dir + "/state", Data: dir + "/data", Runtime: dir + "/run"}
+	s := New(p)
+	if err := s.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	return s, p
+}
+
+func record(name string) machine.Record {
+	return machine.Record{
+		Schema: machine.RecordSchema, ID: machine.NewID(), Name: name, Created: time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC),
+		Spec: machine.Spec{Name: name, Image: "minimal", Env: map[string]string{"A": "1"}}, Driver: "fake", Generation: 3,
+	}
+}
+
+func TestRecordsComeBackAsTheyWere(t *testing.T) {
+	s, p := newStore(t)
+	want := record("web")
+	if err := s.Save(want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Load("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	info, err := os.Stat(p.Machine("web", "").Record())
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("record mode %v, %v; want 0600", info.Mode(), err)
+	}
+	if info, _ := os.Stat(p.State); info.Mode().Perm() != 0o700 {
+		t.Errorf("state folder mode %v, want 0700", info.Mode())
+	}
+}
+
+func TestUnknownMachineSuggestsANearName(t *testing.T) {
+	s, _ := newStore(t)
+	if err := s.Save(record("hello")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Load("helo")
+	var e *machine.Error
+	if !errors.As(err, &e) || e.Code != "machine.not_found" || !strings.Contains(e.Remedy, "hello") {
+		t.Errorf("Load: %v (%+v)", err, e)
+	}
+}
+
+// A damaged record never takes the others with it, and nothing of it is changed.
+func TestEveryCutAndFlipOfARecordIsFound(t *testing.T) {
+	s, p := newStore(t)
+	for _, n := range []string{"good", "bad"} {
+		if err := s.Save(record(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := p.Machine("bad", "").Record()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, data []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Load("bad")
+		if machine.CodeOf(err) != "state.corrupt" {
+			t.Fatalf("%s: %v, want state.corrupt", what, err)
+		}
+		if now, _ := os.ReadFile(path); string(now) != string(data) {
+			t.Fatalf("%s: reading changed the file", what)
+		}
+	}
+	for n := range len(whole) - 1 { // the last byte is a newline, which means nothing
+		check(fmt.Sprintf("cut at %d", n), whole[:n])
+	}
+	for i := range len(whole) - 1 {
+		flipped := append([]byte(nil), whole...)
+		flipped[i] ^= 0x01
+		if err := os.WriteFile(path, flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Load("bad")
+		// Flipping a letter of a key's case can leave the meaning alone; nothing else may pass.
+		if err == nil && !cmp.Equal(got.Spec, record("bad").Spec) {
+			t.Fatalf("flip at %d was believed: %+v", i, got)
+		}
+	}
+	check("zeros", make([]byte, 4096))
+	check("trailing data", append(append([]byte(nil), whole...), "{}"...))
+	check("other kind", []byte(strings.Replace(string(whole), `"record"`, `"status"`, 1)))
+	check("huge", make([]byte, maxState+2))
+	entries, err := s.List()
+	if err != nil || len(entries) != 2 || entries[1].Name != "good" || entries[1].Err != nil || machine.CodeOf(entries[0].Err) != "state.corrupt" {
+		t.Errorf("List: %+v, %v", entries, err)
+	}
+}
+
+func TestADamagedRecordIsAnsweredFromTheLastGoodCopy(t *testing.T) {
+	s, p := newStore(t)
+	rec := record("web")
+	for g := range 2 {
+		rec.Generation = uint64(g + 1)
+		if err := s.Save(rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(p.Machine("web", "").Record(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Load("web")
+	if err != nil || got.Generation != 1 {
+		t.Errorf("Load = generation %d, %v; want the copy with 1", got.Generation, err)
+	}
+}
+
+func TestANewerRecordIsRefusedUntouched(t *testing.T) {
+	s, p := newStore(t)
+	if err := s.Save(record("web")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Save(record("web")); err != nil { // so that there is a copy that must not be used
+		t.Fatal(err)
+	}
+	path := p.Machine("web", "").Record()
+	data, _ := os.ReadFile(path)
+	newer := strings.Replace(string(data), `"schema":1`, `"schema":2`, 1)
+	if err := os.WriteFile(path, []byte(newer), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load("web"); machine.CodeOf(err) != "state.newer" {
+		t.Errorf("Load: %v, want state.newer", err)
+	}
+	if now, _ := os.ReadFile(path); string(now) != newer {
+		t.Error("the newer record was changed")
+	}
+}
+
+// Records of every released format load for ever: add a file, never change one.
+func TestGoldenRecordsLoad(t *testing.T) {
+	files, err := filepath.Glob("testdata/records/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("golden records: %v, %v", files, err)
+	}
+	for _, f := range files {
+		var rec machine.Record
+		if err := readOne(f, "record", machine.RecordSchema, &rec); err != nil {
+			t.Errorf("%s: %v", f, err)
+		} else if rec.Name == "" || rec.ID == "" || rec.Spec.Image == "" {
+			t.Errorf("%s: lost its content: %+v", f, rec)
+		}
+	}
+}
+
+func TestDeleteLeavesNothing(t *testing.T) {
+	s, p := newStore(t)
+	if err := s.Save(record("web")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SaveStatus("web", machine.Status{State: machine.StateExited}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete("web"); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(p.Machines()); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	if err := s.Delete("web"); err != nil {
+		t.Errorf("deleting again: %v", err)
+	}
+}
+
+func TestAFullDiskLosesNothing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts a small tmpfs")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("needs a mount: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	s := New(paths.Paths{State: dir + "/state"})
+	if err := s.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	rec := record("web")
+	if err := s.Save(rec); err != nil {
+		t.Fatal(err)
+	}
+	fill, err := os.Create(dir + "/fill")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := fill.Write(make([]byte, 4096)); err != nil {
+			break
+		}
+	}
+	_ = fill.Close()
+	rec.Generation = 99
+	err = s.Save(rec)
+	if machine.CodeOf(err) != "limit.disk" || !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("Save on a full disk: %v, want limit.disk", err)
+	}
+	got, err := s.Load("web")
+	if err != nil || got.Generation != 3 {
+		t.Errorf("after it: generation %d, %v; want the old 3", got.Generation, err)
+	}
+	left, _ := os.ReadDir(s.paths.Machine("web", "").Dir)
+	for _, d := range left {
+		if strings.HasPrefix(d.Name(), ".") {
+			t.Errorf("a temporary file was left: %s", d.Name())
+		}
+	}
+	if err := s.Delete("web"); err != nil {
+		t.Errorf("deleting on a full disk: %v", err)
+	}
+}
+
+func TestAReadOnlyStateDirectoryIsSaidSo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes a read-only bind mount")
+	}
+	s, p := newStore(t)
+	if err := s.Save(record("web")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount(p.State, p.State, "", syscall.MS_BIND, ""); err != nil {
+		t.Skipf("needs a mount: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(p.State, syscall.MNT_DETACH) })
+	if err := syscall.Mount("", p.State, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load("web"); err != nil {
+		t.Errorf("reading must work: %v", err)
+	}
+	if err := s.Save(record("web")); machine.CodeOf(err) != "state.readonly" {
+		t.Errorf("Save: %v, want state.readonly", err)
+	}
+	if _, err := s.Lock(context.Background(), "new", "test"); machine.CodeOf(err) != "state.readonly" {
+		t.Errorf("Lock: %v, want state.readonly", err)
+	}
+}
+
+func TestASecondCommandIsToldWhoIsAtWork(t *testing.T) {
+	s, p := newStore(t)
+	l, err := s.Lock(context.Background(), "web", "up web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = lockFor(context.Background(), p.Lock("web"), "web", "down web", 20*time.Millisecond)
+	if machine.CodeOf(err) != "machine.busy" || !strings.Contains(err.Error(), "mvmctl up web") || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+		t.Errorf("second lock: %v", err)
+	}
+	l.Release()
+	l2, err := s.Lock(context.Background(), "web", "down web")
+	if err != nil {
+		t.Fatalf("after release: %v", err)
+	}
+	l2.Remove()
+	if left, _ := os.ReadDir(p.Locks()); len(left) != 0 {
+		t.Errorf("left in the locks folder: %v", left)
+	}
+}
+
+// Many commands lock, work and delete the lock file at once; never are two inside.
+func TestLocksExcludeOverDeletion(t *testing.T) {
+	s, _ := newStore(t)
+	var inside, worst int
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 50 {
+				l, err := s.Lock(context.Background(), "web", "test")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				inside++
+				worst = max(worst, inside)
+				mu.Unlock()
+				mu.Lock()
+				inside--
+				mu.Unlock()
+				if (i+j)%2 == 0 {
+					l.Remove()
+				} else {
+					l.Release()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if worst != 1 {
+		t.Errorf("%d holders at once", worst)
+	}
+}
+
+// The lock that proves life belongs to the open file: it outlives the process that took it as
+// long as a child has it.
+func TestTheAliveLockPassesToAChild(t *testing.T) {
+	s, _ := newStore(t)
+	if err := s.Save(record("web")); err != nil {
+		t.Fatal(err)
+	}
+	if s.Alive("web") {
+		t.Error("alive before anybody was")
+	}
+	f, err := s.TakeAlive("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.TakeAlive("web"); machine.CodeOf(err) != "machine.running" {
+		t.Errorf("taking it twice: %v, want machine.running", err)
+	}
+	child := exec.CommandContext(t.Context(), "cat")
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child.ExtraFiles = []*os.File{f}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	if !s.Alive("web") {
+		t.Error("not alive while the child holds the lock")
+	}
+	short, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	if err := s.WaitDead(short, "web"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("WaitDead of a living machine: %v", err)
+	}
+	cancel()
+	_ = in.Close()
+	_ = child.Wait()
+	if err := s.WaitDead(context.Background(), "web"); err != nil {
+		t.Errorf("WaitDead: %v", err)
+	}
+	if s.Alive("web") {
+		t.Error("alive after the child ended")
+	}
+}
+
+func FuzzDecodeState(f *testing.F) {
+	f.Add([]byte(`{"kind":"record","schema":1,"sha256":"","body":{}}`))
+	f.Add([]byte(`{"kind":"record","schema":9,"body":null}`))
+	f.Add([]byte("{"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var rec machine.Record
+		if err := decodeState(data, "record", machine.RecordSchema, &rec); err == nil && !strings.Contains(string(data), `"`) {
+			t.Errorf("accepted %q", data)
+		}
+	})
+}
