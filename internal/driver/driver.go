@@ -1,0 +1,104 @@
+// Package driver is the contract between the supervisor and a VMM: how to find out whether
+// one can be used here, start a machine with it, reach the guest and stop it again.
+//
+// It is not a place for shared helpers: each backend lives in a folder of its own below this
+// one, and drivertest holds the conformance suite that all of them run. The supervisor and
+// the engine call it; cmd/mvmctl decides which drivers a binary has.
+package driver
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// AgentPort is the guest port on which the agent serves its channel, on every backend.
+const AgentPort = 52
+
+// ErrUnavailable is in the chain of every Probe error that means "not on this host". The
+// error is a *machine.Error whose message says exactly what is missing and whose remedy says
+// how to get it.
+var ErrUnavailable = errors.New("backend unavailable")
+
+// ErrNoSuchPort is returned by VM.Dial for a port that the backend cannot reach directly.
+var ErrNoSuchPort = errors.New("no such guest port")
+
+// Isolation is what stands between a guest and the host, by the backend's own claim.
+type Isolation string
+
+// Isolation levels, strongest first.
+const (
+	IsolationVMJail    Isolation = "vm+jail"   // hardware virtualisation and a jailed VMM
+	IsolationVM        Isolation = "vm"        // hardware virtualisation
+	IsolationEmulated  Isolation = "emulated"  // QEMU TCG: no security boundary
+	IsolationContainer Isolation = "container" // a Linux container: shared kernel
+	IsolationNone      Isolation = "none"      // the fake driver: a plain process
+)
+
+// Capabilities are facts about a backend on this host.
+type Capabilities struct {
+	Version       string    `json:"version"`               // of the VMM, as it prints itself
+	Accelerator   string    `json:"accelerator,omitempty"` // "kvm", "hvf", "tcg"; "" where the word has no meaning
+	Isolation     Isolation `json:"isolation"`
+	Notes         []string  `json:"notes,omitempty"` // why nothing better was chosen; each with its remedy
+	MaxCPUs       int       `json:"max_cpus"`        // 0: no limit known
+	NeedsKernel   bool      `json:"needs_kernel"`    // Boot.Kernel and Boot.Initrd must be set
+	Transport     string    `json:"transport"`       // "vsock", "virtio-serial", "socketpair"
+	BinaryPath    string    `json:"binary_path,omitempty"`
+	EmulatedSlow  bool      `json:"emulated_slow"` // deadlines should be generous
+	MachineFlavor string    `json:"machine_flavor,omitempty"`
+}
+
+// Driver starts machines with one VMM. Implementations are safe for concurrent use.
+type Driver interface {
+	// Name is what --hypervisor takes: lower case, stable.
+	Name() string
+
+	// Probe finds out, by doing, whether machines can run here. It may be slow the first time
+	// (it may boot a tiny guest) and remembers the answer across processes for as long as it
+	// can be trusted. An error wraps ErrUnavailable when the host lacks something.
+	Probe(ctx context.Context) (Capabilities, error)
+
+	// Start starts the machine and returns as soon as the VMM runs; it does not wait for the
+	// guest. When it returns an error nothing of the machine is left running. ctx bounds only
+	// the starting, not the machine's life.
+	Start(ctx context.Context, b machine.Boot, out Output) (VM, error)
+}
+
+// Output says where a VMM's own words and the guest's console go. The writers are owned by
+// the caller, are safe for concurrent use, never block for long and are bounded by it.
+type Output struct {
+	Console io.Writer // raw bytes of the guest's serial console
+	VMM     io.Writer // what the VMM process prints itself
+}
+
+// VM is a machine that a Driver started. It lives in the supervisor process. All methods are
+// safe for concurrent use.
+type VM interface {
+	// Dial connects to a guest port. For AgentPort it waits until the guest listens or ctx
+	// ends; the returned connection is raw bytes, not yet authenticated. Closing it wakes a
+	// blocked Read. A backend with one byte pipe allows one connection at a time and closes
+	// the older one.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+
+	// Shutdown asks the guest to stop, as a power button would, and returns at once. It is
+	// not an error when the machine has already ended.
+	Shutdown(ctx context.Context) error
+
+	// Kill ends the VMM now. It is idempotent and returns nil when the VMM is already gone.
+	Kill() error
+
+	// Wait returns once the VMM has ended and everything that Start made is gone: nil after a
+	// guest power-off, Shutdown or Kill; otherwise an error with the VMM's last words. It may
+	// be called by many and answers all of them the same.
+	Wait() error
+}
+
+// ProcessOwner is implemented by a VM whose VMM is a process of this host. The supervisor
+// records it, so that a later command can end what a dead supervisor left behind.
+type ProcessOwner interface {
+	Pid() int
+}
