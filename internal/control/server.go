@@ -1,0 +1,197 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// Supervisor is what the server answers for. Implementations are safe for concurrent use.
+type Supervisor interface {
+	Status() machine.Status
+	// Stop begins to end the machine and returns at once.
+	Stop(r StopRequest)
+	Forwards() []machine.Port
+	// AddForwards publishes all ports or none; the answer has every port 0 resolved.
+	AddForwards(ctx context.Context, ports []machine.Port) ([]machine.Port, error)
+	RemoveForward(p machine.Port) error
+	// Agent is the connection to the guest agent, or an error while there is none.
+	Agent() (http.RoundTripper, error)
+}
+
+// Server serves one supervisor's control socket.
+type Server struct {
+	path string
+	l    net.Listener
+	http *http.Server
+}
+
+// Listen makes the socket, mode 0600, in a folder that only its owner can enter.
+func Listen(path string, s Supervisor, log *slog.Logger) (*Server, error) {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening on the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("listening on the control socket: %w", err)
+	}
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	return &Server{path: path, l: ownerOnly{l}, http: &http.Server{
+		Handler:           handler(s, log),
+		Protocols:         &protocols,
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250, MaxReceiveBufferPerConnection: 64 << 20, MaxReceiveBufferPerStream: 1 << 20},
+	}}, nil
+}
+
+// Serve answers until Close.
+func (s *Server) Serve() error {
+	if err := s.http.Serve(s.l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Close ends all connections and removes the socket.
+func (s *Server) Close() {
+	_ = s.http.Close()
+	_ = s.l.Close()
+	_ = os.Remove(s.path)
+}
+
+// ownerOnly drops connections of other users; the folder's mode should have kept them out.
+type ownerOnly struct{ net.Listener }
+
+func (o ownerOnly) Accept() (net.Conn, error) {
+	for {
+		c, err := o.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		uid, err := peerUID(c)
+		if err == nil && (uid == os.Geteuid() || uid == 0) {
+			return c, nil
+		}
+		_ = c.Close()
+	}
+}
+
+func handler(s Supervisor, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) })
+	mux.HandleFunc("POST "+pathStop, func(w http.ResponseWriter, r *http.Request) {
+		var req StopRequest
+		if !receive(w, r, &req) {
+			return
+		}
+		s.Stop(req)
+		w.WriteHeader(http.StatusAccepted)
+	})
+	mux.HandleFunc("GET "+pathForwards, func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Forwards()) })
+	mux.HandleFunc("POST "+pathForwards, func(w http.ResponseWriter, r *http.Request) {
+		var ports []machine.Port
+		if !receive(w, r, &ports) {
+			return
+		}
+		bound, err := s.AddForwards(r.Context(), ports)
+		if err != nil {
+			refuse(w, http.StatusConflict, err)
+			return
+		}
+		reply(w, bound)
+	})
+	mux.HandleFunc("DELETE "+pathForwards, func(w http.ResponseWriter, r *http.Request) {
+		var p machine.Port
+		if !receive(w, r, &p) {
+			return
+		}
+		if err := s.RemoveForward(p); err != nil {
+			refuse(w, http.StatusNotFound, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	mux.Handle(agentPrefix+"/", agentProxy(s, log))
+	return mux
+}
+
+// agentProxy passes requests on to the guest agent. Bytes are flushed as they come, both ways.
+func agentProxy(s Supervisor, log *slog.Logger) http.Handler {
+	target := &url.URL{Scheme: "https", Host: "agent"}
+	return http.StripPrefix(agentPrefix, &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = target.Host
+		},
+		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			rt, err := s.Agent()
+			if err != nil {
+				return nil, err
+			}
+			return rt.RoundTrip(r)
+		}),
+		FlushInterval: -1,
+		BufferPool:    newBuffers(),
+		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if r.Context().Err() != nil {
+				return
+			}
+			var known *machine.Error
+			if !errors.As(err, &known) {
+				err = machine.Errorf("agent.lost", "look at `mvmctl logs --source console`", "the guest agent does not answer: %w", err)
+			}
+			refuse(w, http.StatusBadGateway, err)
+		},
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func receive(w http.ResponseWriter, r *http.Request, v any) bool {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, machine.Errorf("control.invalid", "update mvmctl: it and the machine's supervisor differ", "malformed request: %w", err))
+		return false
+	}
+	return true
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func refuse(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(failureOf(err))
+}
+
+func failureOf(err error) machine.Failure {
+	var e *machine.Error
+	if errors.As(err, &e) {
+		return machine.Failure{Code: e.Code, Message: e.Message, Remedy: e.Remedy, Log: e.Log, Detail: e.Detail, Exit: e.Exit}
+	}
+	return machine.Failure{Code: "internal", Message: err.Error()}
+}
