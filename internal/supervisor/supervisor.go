@@ -1,0 +1,403 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/control"
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/fault"
+	"github.com/mvmctl/mvmctl/internal/forward"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/process"
+)
+
+// supervisor is the state of Run.
+type supervisor struct {
+	opts     Options
+	logs     *logs
+	forwards *forward.Set
+	stopping chan control.StopRequest // first stop request; later ones only shorten the wait
+	killNow  chan struct{}            // a stop request with Force
+	killOnce sync.Once
+
+	mu       sync.Mutex
+	status   machine.Status
+	guest    *guest
+	last     time.Time // of the last phase
+	eventsOn bool
+}
+
+// Run starts the machine of o.Request and returns when it is over and everything it made is
+// gone. The returned error is what ended a machine nobody asked to end; it has been saved in
+// the status by then. Cancelling ctx stops the machine as a stop request would.
+func Run(ctx context.Context, o Options) error {
+	s := &supervisor{opts: o, stopping: make(chan control.StopRequest, 1), killNow: make(chan struct{}), eventsOn: true, last: time.Now()}
+	s.status = machine.Status{
+		State: machine.StateStarting, Generation: o.Request.Boot.Generation, Started: time.Now(),
+		Driver: o.Request.Boot.Driver, Isolation: o.Request.Isolation, Version: o.Build,
+	}
+	s.status.Supervisor, _ = process.Identify(os.Getpid())
+	fault.Point(fault.SupStarted)
+	err := s.run(ctx)
+	s.finish(err)
+	return err
+}
+
+func (s *supervisor) run(ctx context.Context) error {
+	if err := s.save(); err != nil {
+		return err
+	}
+	var err error
+	if s.logs, err = openLogs(s.opts.Places); err != nil {
+		return err
+	}
+	if err := s.listen(ctx); err != nil {
+		return err
+	}
+	server, err := control.Listen(s.opts.Places.Control(), s, s.opts.Log)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	go func() {
+		if err := server.Serve(); err != nil {
+			s.opts.Log.Error("control socket", "error", err)
+		}
+	}()
+	fault.Point(fault.SupListening)
+	s.phase("supervisor")
+
+	vm, err := s.opts.Driver.Start(ctx, s.opts.Request.Boot, driver.Output{Console: s.logs.consoleOut(), VMM: s.logs.vmmOut()})
+	if err != nil {
+		return err
+	}
+	gone := make(chan error, 1)
+	go func() { gone <- vm.Wait() }()
+	if p, ok := vm.(driver.ProcessOwner); ok {
+		id, err := process.Identify(p.Pid())
+		if err != nil {
+			s.opts.Log.Warn("identifying the VMM", "error", err)
+		}
+		s.update(func(st *machine.Status) { st.VMM = id })
+	}
+	fault.Point(fault.SupVMM)
+	s.phase("vmm")
+	return s.live(ctx, vm, gone)
+}
+
+// live takes a started VMM to its end.
+func (s *supervisor) live(ctx context.Context, vm driver.VM, gone chan error) error {
+	g := newGuest(s.opts, vm, s.logs.guest, s.mainExited)
+	s.mu.Lock()
+	s.guest = g
+	s.mu.Unlock()
+
+	bootCtx, cancelBoot := context.WithTimeout(ctx, s.bootTimeout())
+	defer cancelBoot()
+	connected := make(chan error, 1)
+	keepCtx, stopKeeping := context.WithCancel(context.Background())
+	defer stopKeeping()
+	var keeping sync.WaitGroup
+	keeping.Go(func() {
+		c, err := g.connect(bootCtx)
+		connected <- err
+		if err == nil {
+			g.keep(keepCtx, c)
+		}
+	})
+	// Whatever ends the machine, the VMM is gone and the connection's goroutines have ended
+	// before the logs are closed.
+	defer func() {
+		cancelBoot()
+		stopKeeping()
+		keeping.Wait()
+	}()
+
+	select {
+	case err := <-connected:
+		if err != nil {
+			return s.bootFailed(ctx, vm, gone, err)
+		}
+	case err := <-gone:
+		return s.diedEarly(err)
+	case req := <-s.stopping:
+		cancelBoot()
+		return s.stop(vm, gone, req)
+	}
+	fault.Point(fault.SupReady)
+	s.phase("agent")
+	s.update(func(st *machine.Status) { st.State, st.Ready = machine.StateRunning, time.Now() })
+	status := s.Status()
+	s.tell(Event{Type: EventReady, Status: &status})
+	s.closeEvents()
+
+	select {
+	case err := <-gone:
+		return s.endedByItself(err)
+	case req := <-s.stopping:
+		return s.stop(vm, gone, req)
+	case <-ctx.Done():
+		return s.stop(vm, gone, control.StopRequest{GraceMS: defaultGrace.Milliseconds()})
+	}
+}
+
+func (s *supervisor) bootTimeout() time.Duration {
+	if t := s.opts.Request.Boot.Timeout; t > 0 {
+		return t
+	}
+	return machine.DefaultTimeout
+}
+
+// bootFailed ends a machine whose agent never answered.
+func (s *supervisor) bootFailed(ctx context.Context, vm driver.VM, gone chan error, cause error) error {
+	stopped := ctx.Err() != nil
+	// A VMM that died takes the connection with it: its own words are the better cause.
+	select {
+	case err := <-gone:
+		if !stopped {
+			return s.diedEarly(err)
+		}
+		return nil
+	default:
+	}
+	if err := vm.Kill(); err != nil {
+		s.opts.Log.Error("killing the VMM", "error", err)
+	}
+	<-gone
+	if stopped {
+		return nil
+	}
+	var known *machine.Error
+	if errors.As(cause, &known) {
+		return s.withConsole(known)
+	}
+	e := machine.Errorf(agentproto.CodeTimeout, "give it longer with --timeout, or look at the log",
+		"the guest agent did not answer within %s: %w", s.bootTimeout(), cause)
+	e.Exit = machine.ExitTimeout
+	return s.withConsole(e)
+}
+
+// diedEarly explains a VMM that ended before the agent answered.
+func (s *supervisor) diedEarly(err error) error {
+	var known *machine.Error
+	switch {
+	case errors.As(err, &known):
+		return s.withConsole(known)
+	case err != nil:
+		return s.withConsole(machine.Errorf("boot.vmm_died", "look at the log", "the VMM ended before the guest was up: %w", err))
+	}
+	return s.withConsole(machine.Errorf("boot.powered_off", "look at the end of its console", "the guest powered off before its agent answered"))
+}
+
+// endedByItself explains a machine that ended while it was running.
+func (s *supervisor) endedByItself(err error) error {
+	if err == nil {
+		s.update(func(st *machine.Status) {
+			if st.Reason == "" {
+				st.Reason = "powered off from inside"
+			}
+		})
+		return nil
+	}
+	return s.withConsole(machine.Errorf("vm.exited", "`mvmctl up` starts it again", "the VMM ended: %w", err))
+}
+
+// stop takes the machine down: agent, then power button, then kill, each with a deadline.
+func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest) error {
+	s.update(func(st *machine.Status) {
+		st.State = machine.StateStopping
+		if st.Reason == "" {
+			st.Reason = "stopped"
+		}
+	})
+	fault.Point(fault.SupStopping)
+	grace := time.Duration(req.GraceMS) * time.Millisecond
+	if grace <= 0 {
+		grace = defaultGrace
+	}
+	factor := time.Duration(1)
+	if s.opts.Request.Slow {
+		factor = slowFactor
+	}
+	g := s.guest
+	c := g.current()
+	if c != nil && !req.Force {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second*factor)
+		err := c.Shutdown(ctx, agentproto.ShutdownRequest{Grace: agentproto.Duration(grace)})
+		cancel()
+		fault.Point(fault.SupShutdown)
+		if err != nil {
+			s.opts.Log.Warn("asking the guest to shut down", "error", err)
+		} else if s.await(gone, grace+powerOffTime*factor) {
+			s.drainLogs(g)
+			return nil
+		}
+		s.opts.Log.Warn("the guest did not power off in time")
+		if err := vm.Shutdown(context.Background()); err == nil && s.await(gone, powerKeyTime*factor) {
+			return nil
+		}
+	}
+	if c != nil && !req.Force {
+		s.update(func(st *machine.Status) { st.Reason = "killed: it did not stop in time" })
+	}
+	if err := vm.Kill(); err != nil {
+		return fmt.Errorf("killing the VMM: %w", err)
+	}
+	<-gone
+	return nil
+}
+
+// await waits for the VMM's end, for at most d; a forced stop cuts the wait short.
+func (s *supervisor) await(gone chan error, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-gone:
+		return true
+	case <-t.C:
+	case <-s.killNow:
+	}
+	return false
+}
+
+// drainLogs gives the log pump time for lines that came before the end.
+func (s *supervisor) drainLogs(g *guest) {
+	select {
+	case <-g.logged:
+	case <-time.After(drainLogs):
+	}
+}
+
+// mainExited is called when the main program has ended: its exit code is the machine's.
+func (s *supervisor) mainExited(code int) {
+	s.update(func(st *machine.Status) {
+		st.ExitCode = &code
+		st.Reason = fmt.Sprintf("its program ended with exit code %d", code)
+	})
+	s.Stop(control.StopRequest{GraceMS: defaultGrace.Milliseconds()})
+}
+
+// finish cleans up and says how it ended. It runs on every path out of run.
+func (s *supervisor) finish(err error) {
+	fault.Point(fault.SupVMMGone)
+	if s.forwards != nil {
+		s.forwards.Close()
+	}
+	if s.logs != nil {
+		s.logs.close()
+	}
+	if e := os.RemoveAll(s.opts.Places.Runtime); e != nil {
+		s.opts.Log.Error("removing the runtime folder", "error", e)
+	}
+	// The config drive holds the guest's private key of this generation.
+	if e := os.Remove(s.opts.Places.ConfigDrive()); e != nil && !errors.Is(e, os.ErrNotExist) {
+		s.opts.Log.Error("removing the config drive", "error", e)
+	}
+	fault.Point(fault.SupCleaned)
+	var failure *machine.Failure
+	if err != nil {
+		failure = failureOf(err)
+		s.opts.Log.Error("machine failed", "code", failure.Code, "error", err)
+	}
+	s.update(func(st *machine.Status) {
+		st.State, st.Finished, st.Ports, st.VMM = machine.StateExited, time.Now(), nil, machine.Process{}
+		if failure != nil {
+			st.State, st.Failure, st.Reason = machine.StateFailed, failure, failure.Message
+		}
+	})
+	if failure != nil {
+		s.tell(Event{Type: EventFailed, Failure: failure})
+	}
+	s.closeEvents()
+}
+
+func failureOf(err error) *machine.Failure {
+	var e *machine.Error
+	if errors.As(err, &e) {
+		return &machine.Failure{Code: e.Code, Message: e.Message, Remedy: e.Remedy, Log: e.Log, Detail: e.Detail, Exit: e.Exit}
+	}
+	return &machine.Failure{Code: "supervisor.failed", Message: err.Error(), Remedy: "look at `mvmctl logs --source supervisor`"}
+}
+
+// phase ends the current phase of the start and tells who waits for it.
+func (s *supervisor) phase(name string) {
+	now := time.Now()
+	p := machine.Phase{Name: name, Duration: now.Sub(s.last)}
+	s.last = now
+	s.update(func(st *machine.Status) { st.Phases = append(st.Phases, p) })
+	s.tell(Event{Type: EventPhase, Phase: &p})
+}
+
+func (s *supervisor) tell(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.eventsOn {
+		return
+	}
+	if err := json.NewEncoder(s.opts.Events).Encode(e); err != nil && !errors.Is(err, syscall.EPIPE) {
+		s.opts.Log.Debug("telling the starter", "error", err)
+	}
+}
+
+func (s *supervisor) closeEvents() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.eventsOn {
+		s.eventsOn = false
+		_ = s.opts.Events.Close()
+	}
+}
+
+// update changes the status and saves it. A status that cannot be saved (a full disk) must
+// not stop a machine that runs.
+func (s *supervisor) update(change func(*machine.Status)) {
+	s.mu.Lock()
+	change(&s.status)
+	s.mu.Unlock()
+	if err := s.save(); err != nil {
+		s.opts.Log.Error("saving the status", "error", err)
+	}
+}
+
+func (s *supervisor) save() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opts.SaveStatus(s.status)
+}
+
+// Status implements control.Supervisor.
+func (s *supervisor) Status() machine.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Stop implements control.Supervisor.
+func (s *supervisor) Stop(r control.StopRequest) {
+	if r.Force {
+		s.killOnce.Do(func() { close(s.killNow) })
+	}
+	select {
+	case s.stopping <- r:
+	default: // under way already
+	}
+}
+
+// Agent implements control.Supervisor.
+func (s *supervisor) Agent() (http.RoundTripper, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.guest == nil {
+		return nil, machine.Errorf("agent.unready", "wait until `mvmctl ls` shows it running", "the machine is still starting")
+	}
+	return s.guest, nil
+}
