@@ -1,0 +1,162 @@
+package engine
+
+import (
+	"io"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// Streams are the caller's ends of an interactive command.
+type Streams struct {
+	Stdin  io.Reader // nil: no input
+	Stdout io.Writer
+	Stderr io.Writer
+	TTY    bool   // ask for a terminal in the guest
+	Term   string // TERM of the caller's terminal
+	Size   Size   // of the caller's terminal, when TTY
+	// Resize delivers new sizes while the command runs; Signals delivers signal names
+	// ("SIGINT") to pass on to the guest command. Either may be nil.
+	Resize  <-chan Size
+	Signals <-chan string
+}
+
+// Size is a terminal's size in characters.
+type Size struct{ Rows, Cols uint16 }
+
+// Progress is one step of a longer verb, for a progress display. A step is reported when it
+// begins (Done false) and when it ends (Done true, with its duration).
+type Progress struct {
+	Step     string // short, for people: "starting qemu"
+	Done     bool
+	Duration time.Duration
+	Current  int64 // bytes, when Total > 0
+	Total    int64
+}
+
+// UpOptions say how Up runs.
+type UpOptions struct {
+	Detach   bool           // return as soon as the agent answers
+	Streams  Streams        // used when not Detach
+	Progress func(Progress) // may be nil
+	Notice   func(string)   // one-line notices for people; may be nil
+	// Started is called once the machine is up, before the command's output flows; may be nil.
+	Started func(UpResult)
+}
+
+// UpResult is what Up did.
+type UpResult struct {
+	Name      string          `json:"name"`
+	ID        string          `json:"id"`
+	Already   bool            `json:"already_running"` // it was up before; nothing was done
+	Driver    string          `json:"driver"`
+	Isolation string          `json:"isolation"`
+	Notes     []string        `json:"notes,omitempty"` // why no better backend was used
+	Ports     []machine.Port  `json:"ports,omitempty"`
+	Phases    []machine.Phase `json:"phases"`
+	ExitCode  int             `json:"exit_code"` // of the foreground command
+}
+
+// DownOptions say how Down stops.
+type DownOptions struct {
+	Grace time.Duration // for the guest's services; 0: 10 s
+	Force bool          // kill the VMM at once
+}
+
+// ExecOptions describe one command in a running machine.
+type ExecOptions struct {
+	Args    []string
+	Env     map[string]string
+	Dir     string
+	User    string
+	Timeout time.Duration
+	Streams Streams
+}
+
+// ExecResult is how it ended.
+type ExecResult struct {
+	ExitCode int
+	Exit     agentproto.Exit
+}
+
+// LogSource names what Logs reads.
+type LogSource string
+
+// Log sources.
+const (
+	LogGuest      LogSource = "guest"      // the main program, the services and the agent
+	LogConsole    LogSource = "console"    // the kernel's console
+	LogVMM        LogSource = "vmm"        // the VMM process
+	LogSupervisor LogSource = "supervisor" // our own process
+)
+
+// LogOptions say which lines Logs delivers.
+type LogOptions struct {
+	Source LogSource // "" is LogGuest
+	Follow bool
+	Tail   int       // last N lines; < 0: all
+	Since  time.Time // zero: all; only for LogGuest
+}
+
+// LogLine is one line. Text has its control characters escaped unless it is the main
+// program's own output on LogGuest (Source "main").
+type LogLine struct {
+	Time   time.Time `json:"time,omitzero"`
+	Source string    `json:"source"`
+	Stream string    `json:"stream,omitempty"`
+	Text   string    `json:"text"`
+}
+
+// Detail is everything Inspect knows about one machine.
+type Detail struct {
+	machine.View
+	Agent  *agentproto.Status `json:"agent,omitempty"`  // when it is running and answers
+	Boot   *machine.Boot      `json:"boot,omitempty"`   // of the last start
+	Files  map[string]string  `json:"files,omitempty"`  // what is where: logs, sockets, disks
+	Memory *Memory            `json:"memory,omitempty"` // of the host processes
+}
+
+// Memory is the proportional set size of a machine's host processes, in bytes.
+type Memory struct {
+	Supervisor int64 `json:"supervisor_pss_bytes"`
+	VMM        int64 `json:"vmm_pss_bytes"`
+}
+
+// KernelInfo is one guest kernel for `kernel list`.
+type KernelInfo struct {
+	ID      string `json:"id"`
+	Release string `json:"release"`
+	Arch    string `json:"arch"`
+	Source  string `json:"source"`
+	Size    int64  `json:"disk_bytes"`
+	Default bool   `json:"default"`
+	InUseBy int    `json:"in_use_by"` // machines that booted it last
+}
+
+// ImageInfo is one image that `up` can take.
+type ImageInfo struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Builder     string `json:"builder"` // "embedded"
+	ID          string `json:"id,omitempty"`
+	Cached      bool   `json:"cached"`
+	Size        int64  `json:"disk_bytes"`
+}
+
+// Backend is one driver's answer to "can you run here", for doctor.
+type Backend struct {
+	Name       string   `json:"name"`
+	Available  bool     `json:"available"`
+	Chosen     bool     `json:"chosen"` // what `up` would use
+	Version    string   `json:"version,omitempty"`
+	Accel      string   `json:"accelerator,omitempty"`
+	Isolation  string   `json:"isolation,omitempty"`
+	Transport  string   `json:"transport,omitempty"`
+	Binary     string   `json:"binary,omitempty"`
+	Notes      []string `json:"notes,omitempty"`
+	Problem    string   `json:"problem,omitempty"`
+	Code       string   `json:"code,omitempty"`
+	Remedy     string   `json:"remedy,omitempty"`
+	ProbedInMS int64    `json:"probed_in_ms"`
+}

@@ -1,0 +1,171 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/fault"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/process"
+)
+
+// How long Down waits beyond the guest's own grace before it takes the machine down by force.
+const (
+	defaultGrace = 10 * time.Second
+	downMargin   = 90 * time.Second // an emulated guest under load, at every step of the supervisor
+	killTime     = 10 * time.Second
+)
+
+// Down stops a machine. It is idempotent: a stopped machine is success. With Force the VMM is
+// killed at once, also when its supervisor hangs.
+func (e *Engine) Down(ctx context.Context, name string, o DownOptions) error {
+	lock, err := e.Locks.Lock(ctx, name, "down "+name)
+	if err != nil {
+		return err
+	}
+	fault.Point(fault.DownLocked)
+	rec, err := e.Records.Load(name)
+	if err != nil {
+		releaseUnknown(lock, err)
+		return err
+	}
+	defer lock.Release()
+	if !e.Locks.Alive(name) {
+		return e.heal(ctx, &rec)
+	}
+	rec.Intent = machine.IntentStopping
+	if err := e.Records.Save(rec); err != nil && !o.Force {
+		return err
+	}
+	fault.Point(fault.DownIntent)
+	if err := e.stopAlive(ctx, rec, o); err != nil {
+		return err
+	}
+	fault.Point(fault.DownStopped)
+	return e.heal(ctx, &rec)
+}
+
+// releaseUnknown gives a lock back whose machine turned out not to exist, without leaving a
+// lock file for it.
+func releaseUnknown(lock Lock, err error) {
+	if machine.CodeOf(err) == "machine.not_found" {
+		lock.Remove()
+		return
+	}
+	lock.Release()
+}
+
+// stopAlive ends a machine whose supervisor is alive, in the caller's lock.
+func (e *Engine) stopAlive(ctx context.Context, rec machine.Record, o DownOptions) error {
+	grace := o.Grace
+	if grace <= 0 {
+		grace = defaultGrace
+	}
+	wait := grace + downMargin
+	if o.Force {
+		wait = killTime
+	}
+	err := e.askToStop(ctx, rec, grace, o.Force)
+	fault.Point(fault.DownAsked)
+	if err == nil {
+		dead, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		if err = e.Locks.WaitDead(dead, rec.Name); err == nil {
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if !o.Force {
+		return machine.Errorf("supervisor.hung", fmt.Sprintf("mvmctl down --force %s", rec.Name), "machine %q did not stop: %w", rec.Name, err)
+	}
+	return e.killByIdentity(ctx, rec)
+}
+
+func (e *Engine) askToStop(ctx context.Context, rec machine.Record, grace time.Duration, force bool) error {
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	c, err := e.Supervisors.Connect(ctx, e.places(rec).Control())
+	if err != nil {
+		// It may be on its way out, or not yet listening; its lock tells.
+		if !e.Locks.Alive(rec.Name) {
+			return nil
+		}
+		return err
+	}
+	defer c.Close()
+	if err := c.Stop(ctx, grace, force); err != nil && e.Locks.Alive(rec.Name) {
+		return err
+	}
+	return nil
+}
+
+// killByIdentity ends supervisor and VMM of a machine that does not answer.
+func (e *Engine) killByIdentity(ctx context.Context, rec machine.Record) error {
+	st := e.Records.Status(rec.Name)
+	if st == nil {
+		return machine.Errorf("supervisor.hung", "look for its process with `ps`, end it, then try again", "machine %q does not answer and left no status", rec.Name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	for _, p := range []machine.Process{st.Supervisor, st.VMM} {
+		if err := process.Kill(ctx, p); err != nil && !errors.Is(err, process.ErrGone) {
+			return err
+		}
+	}
+	return e.Locks.WaitDead(ctx, rec.Name)
+}
+
+// Remove deletes a machine and everything of it. A running one is refused unless force is set.
+func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
+	lock, err := e.Locks.Lock(ctx, name, "rm "+name)
+	if err != nil {
+		return err
+	}
+	rec, err := e.Records.Load(name)
+	switch {
+	case machine.CodeOf(err) == "state.corrupt" && force:
+		rec = machine.Record{Name: name}
+	case err != nil:
+		releaseUnknown(lock, err)
+		return err
+	}
+	if e.Locks.Alive(name) {
+		if !force {
+			lock.Release()
+			return machine.Errorf("machine.running", fmt.Sprintf("mvmctl down %s, or mvmctl rm --force %s", name, name), "machine %q is running", name)
+		}
+		if err := e.stopAlive(ctx, rec, DownOptions{Force: true}); err != nil {
+			lock.Release()
+			return err
+		}
+	}
+	if err := e.discard(ctx, rec, lock); err != nil {
+		lock.Release()
+		return err
+	}
+	return nil
+}
+
+// discard deletes a machine that is not alive, and its lock.
+func (e *Engine) discard(ctx context.Context, rec machine.Record, lock Lock) error {
+	if rec.ID != "" {
+		if err := e.sweep(ctx, rec); err != nil {
+			return err
+		}
+		rec.Intent = machine.IntentRemoving
+		// On a full disk the record cannot be written, but it can be deleted.
+		if err := e.Records.Save(rec); err != nil && machine.CodeOf(err) != "limit.disk" {
+			return err
+		}
+	}
+	fault.Point(fault.RemoveIntent)
+	if err := e.Records.Delete(rec.Name); err != nil {
+		return err
+	}
+	lock.Remove()
+	return nil
+}

@@ -1,0 +1,125 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/process"
+)
+
+// heal puts a machine without a living supervisor right: processes and sockets that a killed
+// supervisor left are ended and removed, the status says what happened, and an intent that a
+// killed command left is settled. The caller holds the machine's lock.
+func (e *Engine) heal(ctx context.Context, rec *machine.Record) error {
+	if err := e.sweep(ctx, *rec); err != nil {
+		return err
+	}
+	if rec.Intent == machine.IntentNone {
+		return nil
+	}
+	rec.Intent = machine.IntentNone
+	return e.Records.Save(*rec)
+}
+
+// sweep ends and removes what a supervisor that died left behind, and corrects the status.
+func (e *Engine) sweep(ctx context.Context, rec machine.Record) error {
+	p := e.places(rec)
+	if st := e.Records.Status(rec.Name); st != nil && st.State.Live() {
+		ctx, cancel := context.WithTimeout(ctx, killTime)
+		defer cancel()
+		if err := process.Kill(ctx, st.VMM); err != nil && !errors.Is(err, process.ErrGone) {
+			return fmt.Errorf("ending what is left of machine %s: %w", rec.Name, err)
+		}
+		reason := "its supervisor was killed"
+		if boot, err := process.BootID(); err == nil && st.Supervisor.BootID != "" && st.Supervisor.BootID != boot {
+			reason = "the host was rebooted"
+		}
+		st.State, st.Finished, st.Reason, st.Ports, st.VMM = machine.StateFailed, time.Now(), reason, nil, machine.Process{}
+		if err := e.Records.SaveStatus(rec.Name, *st); err != nil {
+			return err
+		}
+	}
+	if rec.ID == "" {
+		return nil
+	}
+	if err := os.RemoveAll(p.Runtime); err != nil {
+		return fmt.Errorf("removing %s: %w", p.Runtime, err)
+	}
+	if err := os.Remove(p.ConfigDrive()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing %s: %w", p.ConfigDrive(), err)
+	}
+	return nil
+}
+
+// Heal puts all machines right that need it and are not in use, and returns their names. It is
+// what `doctor --fix` does, and what commands that change something do on their way.
+func (e *Engine) Heal(ctx context.Context) []string {
+	return e.healOthers(ctx, "")
+}
+
+// healOthers heals every machine but the named one. One that cannot be healed does not stop
+// the others.
+func (e *Engine) healOthers(ctx context.Context, except string) []string {
+	var healed []string
+	for _, name := range e.Records.Names() {
+		if name != except && e.needsHealing(name) && e.healOne(ctx, name) {
+			healed = append(healed, name)
+		}
+	}
+	return healed
+}
+
+// needsHealing looks without a lock, cheaply; healOne looks again.
+func (e *Engine) needsHealing(name string) bool {
+	if e.Locks.Alive(name) {
+		return false
+	}
+	rec, err := e.Records.Load(name)
+	if err != nil {
+		return false
+	}
+	st := e.Records.Status(name)
+	return rec.Intent != machine.IntentNone || rec.Spec.Ephemeral || (st != nil && st.State.Live())
+}
+
+func (e *Engine) healOne(ctx context.Context, name string) bool {
+	lock := e.Locks.TryLock(name, "clean-up")
+	if lock == nil {
+		return false
+	}
+	rec, err := e.Records.Load(name)
+	if err != nil || e.Locks.Alive(name) {
+		lock.Release()
+		return false
+	}
+	if rec.Spec.Ephemeral || rec.Intent == machine.IntentRemoving {
+		if err := e.discard(ctx, rec, lock); err != nil {
+			e.Log.Warn("cleaning up", "machine", name, "error", err)
+			lock.Release()
+			return false
+		}
+		return true
+	}
+	defer lock.Release()
+	if err := e.heal(ctx, &rec); err != nil {
+		e.Log.Warn("cleaning up", "machine", name, "error", err)
+		return false
+	}
+	return true
+}
+
+// RemoveEnded removes an ephemeral machine whose supervisor has just ended, unless somebody
+// else is at work on it or has started it again. The supervisor's process calls it last. A
+// machine with an attached command is left to the command that waits for its end.
+func (e *Engine) RemoveEnded(ctx context.Context, name string, generation uint64) {
+	rec, err := e.Records.Load(name)
+	if err != nil || !rec.Spec.Ephemeral || rec.Spec.Attach || rec.Generation != generation {
+		return
+	}
+	e.healOne(ctx, name)
+}

@@ -1,0 +1,173 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/agentclient"
+	"github.com/mvmctl/mvmctl/internal/disk"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/process"
+)
+
+// Names returns all machines' names, sorted, for completion. It reads no record.
+func (e *Engine) Names(context.Context) []string { return e.Records.Names() }
+
+// List returns all machines, sorted by name, with the truth about each. It starts and changes
+// nothing.
+func (e *Engine) List(context.Context) ([]machine.View, error) {
+	var views []machine.View
+	for _, name := range e.Records.Names() {
+		rec, err := e.Records.Load(name)
+		if machine.CodeOf(err) == "machine.not_found" {
+			continue // removed while we looked
+		}
+		views = append(views, e.view(name, rec, err))
+	}
+	return views, nil
+}
+
+// view puts record, status and lock together.
+func (e *Engine) view(name string, rec machine.Record, err error) machine.View {
+	v := machine.View{Record: rec, Dir: e.Paths.Machine(name, "").Dir}
+	if err != nil {
+		v.Name, v.State, v.Problem = name, machine.StateCorrupt, err.Error()
+		return v
+	}
+	st := e.Records.Status(name)
+	v.Status = st
+	switch {
+	case st != nil && !st.State.Live():
+		v.State, v.Problem = st.State, st.Reason
+		if st.State == machine.StateExited {
+			v.Problem = ""
+		}
+		// Between the last status and the lock falling free, or a start that has the lock but
+		// has not said so yet.
+		if st.Generation < rec.Generation && e.Locks.Alive(name) {
+			v.State = machine.StateStarting
+		}
+	case e.Locks.Alive(name):
+		v.State = machine.StateStarting
+		if st != nil {
+			v.State = st.State
+		}
+	case st == nil && rec.Generation == 0:
+		v.State = machine.StateCreated
+	case st == nil:
+		v.State = machine.StateCreated
+		if rec.Intent == machine.IntentStarting {
+			v.Problem = "its start was interrupted; `mvmctl up` starts it again"
+		}
+	default:
+		v.State, v.Problem = machine.StateCrashed, "its supervisor was killed; the next command cleans up"
+		if boot, err := process.BootID(); err == nil && st.Supervisor.BootID != boot {
+			v.State, v.Problem = machine.StateExited, "the host was rebooted"
+		}
+	}
+	return v
+}
+
+// Inspect returns everything known about one machine.
+func (e *Engine) Inspect(ctx context.Context, name string) (Detail, error) {
+	rec, err := e.Records.Load(name)
+	if err != nil {
+		return Detail{}, err
+	}
+	p := e.places(rec)
+	d := Detail{View: e.view(name, rec, nil), Files: map[string]string{
+		"guest_log": p.GuestLog(), "console_log": p.ConsoleLog(), "vmm_log": p.VMMLog(), "supervisor_log": p.SupervisorLog(), "disk": p.Upper(),
+	}}
+	if n, err := disk.UsedBytes(p.Upper()); err == nil {
+		d.DiskUsed = n
+	}
+	if data, err := os.ReadFile(p.Boot()); err == nil {
+		var b machine.Boot
+		if json.Unmarshal(data, &b) == nil {
+			d.Boot = &b
+		}
+	}
+	if d.State.Live() {
+		d.Files["control_socket"] = p.Control()
+	}
+	if d.State != machine.StateRunning {
+		return d, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if c, err := e.Supervisors.Connect(ctx, p.Control()); err == nil {
+		defer c.Close()
+		if st, err := agentclient.NewClient(c.Agent()).Status(ctx); err == nil {
+			d.Agent = &st
+		} else {
+			d.Problem = "its agent does not answer: " + err.Error()
+		}
+	}
+	d.Memory = memoryOf(d.Status)
+	return d, nil
+}
+
+func memoryOf(st *machine.Status) *Memory {
+	sup, err := process.PSS(st.Supervisor.Pid)
+	if err != nil {
+		return nil
+	}
+	m := &Memory{Supervisor: sup}
+	if vmm, err := process.PSS(st.VMM.Pid); err == nil {
+		m.VMM = vmm
+	}
+	return m
+}
+
+// Wait returns the machine's last status once it has ended.
+func (e *Engine) Wait(ctx context.Context, name string) (machine.Status, error) {
+	rec, err := e.Records.Load(name)
+	if err != nil {
+		return machine.Status{}, err
+	}
+	if err := e.Locks.WaitDead(ctx, name); err != nil {
+		return machine.Status{}, err
+	}
+	st := e.Records.Status(name)
+	switch {
+	case st == nil && rec.Spec.Ephemeral:
+		return machine.Status{}, machine.Errorf("machine.removed", "leave out --rm to keep a machine's exit code", "machine %q ended and was removed", name)
+	case st == nil:
+		return machine.Status{State: machine.StateCreated}, nil
+	case st.State.Live():
+		st.State, st.Reason = machine.StateCrashed, "its supervisor was killed"
+	}
+	return *st, nil
+}
+
+// running returns the record of a machine whose agent can be asked, or an error that says why
+// not.
+func (e *Engine) running(name string) (machine.Record, error) {
+	rec, err := e.Records.Load(name)
+	if err != nil {
+		return rec, err
+	}
+	if !e.Locks.Alive(name) {
+		return rec, machine.Errorf("machine.not_running", "mvmctl up --name "+name+" -d starts it", "machine %q is not running", name)
+	}
+	if st := e.Records.Status(name); st != nil && st.State == machine.StateStarting {
+		return rec, machine.Errorf("machine.starting", "wait until `mvmctl ls` shows it running", "machine %q is still starting", name)
+	}
+	return rec, nil
+}
+
+// control connects to a running machine's supervisor.
+func (e *Engine) control(ctx context.Context, name string) (Control, machine.Record, error) {
+	rec, err := e.running(name)
+	if err != nil {
+		return nil, rec, err
+	}
+	c, err := e.Supervisors.Connect(ctx, e.places(rec).Control())
+	if err != nil && ctx.Err() != nil {
+		err = errors.Join(ctx.Err(), err)
+	}
+	return c, rec, err
+}

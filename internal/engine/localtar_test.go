@@ -1,0 +1,164 @@
+package engine
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A guest writes the tar that is unpacked on the host: whatever it says, nothing is written
+// outside the destination.
+func TestAGuestsTarCannotLeaveItsDestination(t *testing.T) {
+	outside := t.TempDir()
+	victim := filepath.Join(outside, "victim")
+	if err := os.WriteFile(victim, []byte("safe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := func(name string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o6755, Size: 4}
+	}
+	for name, entries := range map[string][]tar.Header{
+		"dot dot":            {file("../victim")},
+		"deep dot dot":       {file("a/../../victim")},
+		"absolute":           {file(victim)},
+		"link then file":     {{Name: "d", Typeflag: tar.TypeSymlink, Linkname: outside}, file("d/victim")},
+		"link to the file":   {{Name: "f", Typeflag: tar.TypeSymlink, Linkname: victim}, file("f")},
+		"relative link":      {{Name: "d", Typeflag: tar.TypeSymlink, Linkname: "../" + filepath.Base(outside)}, file("d/victim")},
+		"hard link out":      {{Name: "h", Typeflag: tar.TypeLink, Linkname: victim}, file("h")},
+		"hard link dot dot":  {{Name: "h", Typeflag: tar.TypeLink, Linkname: "../../victim"}, file("h")},
+		"proc self root":     {{Name: "d", Typeflag: tar.TypeSymlink, Linkname: "/proc/self/root"}, file("d" + victim)},
+		"folder over a link": {{Name: "d", Typeflag: tar.TypeSymlink, Linkname: outside}, {Name: "d", Typeflag: tar.TypeDir, Mode: 0o777}, file("d/victim")},
+		"device":             {{Name: "dev", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var buf bytes.Buffer
+			tw := tar.NewWriter(&buf)
+			for _, h := range entries {
+				if err := tw.WriteHeader(&h); err != nil {
+					t.Fatal(err)
+				}
+				if h.Typeflag == tar.TypeReg {
+					_, _ = tw.Write([]byte("evil"))
+				}
+			}
+			_ = tw.Close()
+			dst := t.TempDir()
+			_, err := unpackLocal(&buf, dst, "")
+			if got, _ := os.ReadFile(victim); string(got) != "safe" {
+				t.Fatalf("the victim now says %q (%v)", got, err)
+			}
+			if left, _ := os.ReadDir(outside); len(left) != 1 {
+				t.Fatalf("written outside: %v", left)
+			}
+			_ = filepath.WalkDir(dst, func(p string, d os.DirEntry, err error) error {
+				if info, ierr := os.Lstat(p); err == nil && ierr == nil && info.Mode()&(os.ModeSetuid|os.ModeSetgid|os.ModeDevice) != 0 {
+					t.Errorf("%s has mode %v", p, info.Mode())
+				}
+				return nil
+			})
+		})
+	}
+}
+
+func TestTreesComeBackAsTheyWere(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "tree")
+	if err := os.MkdirAll(filepath.Join(src, "ro"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	when := time.Date(2020, 2, 3, 4, 5, 6, 0, time.UTC)
+	for name, mode := range map[string]os.FileMode{"a": 0o640, "ro/b": 0o400, "sp ace\nline": 0o755} {
+		p := filepath.Join(src, name)
+		if err := os.WriteFile(p, []byte(name), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(p, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("a", filepath.Join(src, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(src, "ro"), 0o555); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(filepath.Join(src, "ro"), 0o755) })
+	var buf bytes.Buffer
+	if err := packLocal(context.Background(), &buf, src, "copy", false); err != nil {
+		t.Fatal(err)
+	}
+	dst := t.TempDir()
+	res, err := unpackLocal(&buf, dst, "")
+	t.Cleanup(func() { _ = os.Chmod(filepath.Join(dst, "copy/ro"), 0o755) })
+	if err != nil || res.Files != 4 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	for name, mode := range map[string]os.FileMode{"a": 0o640, "ro/b": 0o400, "sp ace\nline": 0o755} {
+		p := filepath.Join(dst, "copy", name)
+		data, err := os.ReadFile(p)
+		info, serr := os.Stat(p)
+		if err != nil || serr != nil || string(data) != name || info.Mode().Perm() != mode || !info.ModTime().Equal(when) {
+			t.Errorf("%q: %q, %v, %v, %v", name, data, info, err, serr)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dst, "copy/ro")); err != nil || info.Mode().Perm() != 0o555 {
+		t.Errorf("folder mode: %v, %v", info, err)
+	}
+	if to, err := os.Readlink(filepath.Join(dst, "copy/link")); err != nil || to != "a" {
+		t.Errorf("link: %q, %v", to, err)
+	}
+}
+
+func FuzzUnpackLocal(f *testing.F) {
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	_ = tw.WriteHeader(&tar.Header{Name: "../x", Typeflag: tar.TypeReg, Size: 1, Mode: 0o600})
+	_, _ = tw.Write([]byte("x"))
+	_ = tw.Close()
+	f.Add(buf.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		top := t.TempDir()
+		dst := filepath.Join(top, "dst")
+		if err := os.Mkdir(dst, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = unpackLocal(bytes.NewReader(data), dst, "")
+		if left, _ := os.ReadDir(top); len(left) != 1 {
+			t.Errorf("written outside: %v", left)
+		}
+	})
+}
+
+func TestWhichSideOfACopyIsInAMachine(t *testing.T) {
+	for in, want := range map[string][2]string{
+		"web:/etc/hosts": {"web", "/etc/hosts"}, "web:": {"web", ""}, "web:a:b": {"web", "a:b"},
+		"/tmp/a:b": {}, "./a:b": {}, "a.b:c": {}, "plain": {}, ":x": {},
+	} {
+		name, p, in2 := splitGuest(in)
+		if in2 != (want[0] != "") || name != want[0] || p != want[1] {
+			t.Errorf("splitGuest(%q) = %q, %q, %v", in, name, p, in2)
+		}
+	}
+}
+
+func TestLocalDestinations(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string][2]string{dir: {dir, ""}, dir + "/file": {dir, "file"}, dir + "/new": {dir, "new"}} {
+		d, b, err := localTarget(in)
+		if err != nil || d != want[0] || b != want[1] {
+			t.Errorf("localTarget(%q) = %q, %q, %v", in, d, b, err)
+		}
+	}
+	for _, in := range []string{dir + "/no/such", dir + "/new/"} {
+		if _, _, err := localTarget(in); err == nil || !strings.Contains(err.Error(), "no") {
+			t.Errorf("localTarget(%q): %v", in, err)
+		}
+	}
+}

@@ -1,0 +1,53 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/mvmctl/mvmctl/internal/agentclient"
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// Forward publishes more ports of a running machine, all or none, and returns them with every
+// port 0 resolved.
+func (e *Engine) Forward(ctx context.Context, name string, ports []machine.Port) ([]machine.Port, error) {
+	if err := machine.CheckPorts(ports); err != nil {
+		return nil, err
+	}
+	c, _, err := e.control(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.AddForwards(ctx, ports)
+}
+
+// Forwards lists the published ports of a running machine.
+func (e *Engine) Forwards(ctx context.Context, name string) ([]machine.Port, error) {
+	c, _, err := e.control(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Forwards(ctx)
+}
+
+// Unforward takes a published port back and ends its connections.
+func (e *Engine) Unforward(ctx context.Context, name string, p machine.Port) error {
+	c, _, err := e.control(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.RemoveForward(ctx, p)
+}
+
+// Diff reports what the machine has changed against its image.
+func (e *Engine) Diff(ctx context.Context, name string, emit func(agentproto.Change) error) error {
+	c, _, err := e.control(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return guestError(agentclient.NewClient(c.Agent()).Diff(ctx, emit))
+}

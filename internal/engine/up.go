@@ -1,0 +1,355 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/fault"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// undoTime bounds the clean-up after a start that failed or was interrupted.
+const undoTime = 30 * time.Second
+
+// Up starts a machine: a new one, or one that exists and is stopped. It is idempotent: a
+// machine that runs as asked is left alone. When it fails or ctx ends, what it made is gone
+// again. Not detached, it runs the machine's program with the caller's streams and returns its
+// exit code; cancelling ctx then stops the machine.
+func (e *Engine) Up(ctx context.Context, spec machine.Spec, o UpOptions) (UpResult, error) {
+	if err := spec.Check(); err != nil {
+		return UpResult{}, err
+	}
+	e.healOthers(ctx, spec.Name)
+	rec, res, err := e.start(ctx, spec, o)
+	if err != nil {
+		return res, err
+	}
+	if o.Started != nil {
+		o.Started(res)
+	}
+	if o.Detach || res.Already {
+		return res, nil
+	}
+	res.ExitCode, err = e.foreground(ctx, rec, o)
+	return res, err
+}
+
+// start does everything up to "the agent answers", under the machine's lock.
+func (e *Engine) start(ctx context.Context, spec machine.Spec, o UpOptions) (machine.Record, UpResult, error) {
+	watch := newStopwatch(o.Progress)
+	if spec.Name == "" {
+		spec.Name = machine.NewName(func(n string) bool { _, err := e.Records.Load(n); return machine.CodeOf(err) != "machine.not_found" })
+		spec.Ephemeral = spec.Ephemeral || !o.Detach
+	}
+	lock, err := e.Locks.Lock(ctx, spec.Name, "up "+spec.Name)
+	if err != nil {
+		return machine.Record{}, UpResult{}, err
+	}
+	fault.Point(fault.UpLocked)
+	if err := e.letStop(ctx, spec.Name); err != nil {
+		lock.Release()
+		return machine.Record{}, UpResult{}, err
+	}
+	rec, created, err := e.recordFor(ctx, spec)
+	if err != nil {
+		lock.Release()
+		return machine.Record{}, UpResult{}, err
+	}
+	if e.Locks.Alive(rec.Name) {
+		defer lock.Release()
+		res, err := e.already(ctx, rec, spec, o)
+		return rec, res, err
+	}
+	res, err := e.boot(ctx, &rec, watch, o)
+	if err != nil {
+		e.undo(rec, created, lock)
+		return machine.Record{}, UpResult{}, err
+	}
+	lock.Release()
+	return rec, res, nil
+}
+
+// letStop waits for a machine that is on its way out, because its program ended or somebody
+// stopped it, so that it can be started again.
+func (e *Engine) letStop(ctx context.Context, name string) error {
+	st := e.Records.Status(name)
+	if st == nil || st.State == machine.StateStarting || st.State == machine.StateRunning || !e.Locks.Alive(name) {
+		return nil
+	}
+	if rec, err := e.Records.Load(name); err == nil && st.Generation < rec.Generation {
+		return nil // an older word: a new supervisor has just begun
+	}
+	ctx, cancel := context.WithTimeout(ctx, defaultGrace+downMargin)
+	defer cancel()
+	return e.Locks.WaitDead(ctx, name)
+}
+
+// recordFor returns the record to start from: the existing one with what the user now says
+// put over it, or a new one.
+func (e *Engine) recordFor(ctx context.Context, spec machine.Spec) (rec machine.Record, created bool, err error) {
+	rec, err = e.Records.Load(spec.Name)
+	switch {
+	case machine.CodeOf(err) == "machine.not_found":
+		if spec.Image == "" {
+			return rec, false, err
+		}
+		withDefaults(&spec)
+		return machine.Record{ID: machine.NewID(), Name: spec.Name, Created: time.Now().UTC(), Spec: spec}, true, nil
+	case err != nil:
+		return rec, false, err
+	}
+	if spec.Image != "" && spec.Image != rec.Spec.Image {
+		return rec, false, machine.Errorf("machine.exists", fmt.Sprintf("choose another --name, or delete it: mvmctl rm %s", rec.Name),
+			"machine %q exists already, with image %q", rec.Name, rec.Spec.Image)
+	}
+	if e.Locks.Alive(rec.Name) {
+		return rec, false, nil
+	}
+	if err := e.heal(ctx, &rec); err != nil {
+		return rec, false, err
+	}
+	if spec.Image != "" {
+		// The disk exists: its size stays. Everything else is as the user says now.
+		spec.Disk = rec.Spec.Disk
+		withDefaults(&spec)
+		if spec.Driver == "" {
+			spec.Driver = rec.Spec.Driver
+		}
+		rec.Spec = spec
+	} else {
+		rec.Spec.Attach, rec.Spec.TTY = spec.Attach, spec.TTY
+	}
+	return rec, false, nil
+}
+
+func withDefaults(s *machine.Spec) {
+	if s.CPUs == 0 {
+		s.CPUs = machine.DefaultCPUs
+	}
+	if s.Memory == 0 {
+		s.Memory = machine.DefaultMemory
+	}
+	if s.Disk == 0 {
+		s.Disk = machine.DefaultDisk
+	}
+	if s.Timeout == 0 {
+		s.Timeout = machine.DefaultTimeout
+	}
+}
+
+// already answers for a machine that is up.
+func (e *Engine) already(ctx context.Context, rec machine.Record, spec machine.Spec, o UpOptions) (UpResult, error) {
+	same := spec.Image == ""
+	if !same {
+		withDefaults(&spec)
+		have := rec.Spec
+		spec.Attach, spec.TTY, spec.Ephemeral, spec.Driver = have.Attach, have.TTY, have.Ephemeral, have.Driver
+		same = reflect.DeepEqual(normal(spec), normal(have))
+	}
+	remedy := fmt.Sprintf("stop it first: mvmctl down %s", rec.Name)
+	if !same {
+		return UpResult{}, machine.Errorf("machine.running", remedy, "machine %q is running already, with other settings", rec.Name)
+	}
+	if !o.Detach {
+		return UpResult{}, machine.Errorf("machine.running", fmt.Sprintf("mvmctl exec %s -- COMMAND runs a command in it; mvmctl down %s stops it", rec.Name, rec.Name),
+			"machine %q is running already", rec.Name)
+	}
+	st, err := e.waitReady(ctx, rec) // the command that started it may have been killed
+	if err != nil {
+		return UpResult{}, err
+	}
+	if rec.Intent != machine.IntentNone {
+		rec.Intent = machine.IntentNone
+		if err := e.Records.Save(rec); err != nil {
+			return UpResult{}, err
+		}
+	}
+	return UpResult{
+		Name: rec.Name, ID: rec.ID, Already: true, Driver: rec.Driver, Isolation: rec.Isolation, Ports: st.Ports, Phases: rec.Phases,
+	}, nil
+}
+
+// normal makes empty and missing collections equal.
+func normal(s machine.Spec) machine.Spec {
+	if len(s.Command) == 0 {
+		s.Command = nil
+	}
+	if len(s.Env) == 0 {
+		s.Env = nil
+	}
+	if len(s.Labels) == 0 {
+		s.Labels = nil
+	}
+	if len(s.Ports) == 0 {
+		s.Ports = nil
+	}
+	return s
+}
+
+// boot takes a stopped machine to "the agent answers".
+func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch, o UpOptions) (UpResult, error) {
+	if err := e.places(*rec).CheckSocket(); err != nil {
+		return UpResult{}, err
+	}
+	want := rec.Spec.Driver
+	if want == "" {
+		want = rec.Driver // a machine stays on the backend it was made on
+	}
+	watch.begin("choosing a backend")
+	d, caps, err := e.choose(ctx, want, rec.Spec.Require)
+	if err != nil {
+		return UpResult{}, err
+	}
+	if caps.MaxCPUs > 0 && rec.Spec.CPUs > caps.MaxCPUs {
+		return UpResult{}, machine.Usagef("input.range", fmt.Sprintf("use --cpus %d or less", caps.MaxCPUs), "%s runs at most %d CPUs here", d.Name(), caps.MaxCPUs)
+	}
+	rec.Driver, rec.Isolation = d.Name(), string(caps.Isolation)
+	rec.Generation++
+	rec.Intent = machine.IntentStarting
+	if err := e.Records.Save(*rec); err != nil {
+		return UpResult{}, err
+	}
+	fault.Point(fault.UpIntent)
+	watch.lap("plan")
+
+	watch.begin("preparing image, kernel and initramfs")
+	a, err := e.prepareAssets(ctx, rec.Spec, caps, o.Progress)
+	if err != nil {
+		return UpResult{}, err
+	}
+	rec.ImageID, rec.KernelID = a.image.ID, a.kernel.ID
+	fault.Point(fault.UpImage)
+	watch.lap("assets")
+
+	return e.launch(ctx, rec, a, caps, watch, o)
+}
+
+// launch makes the machine's own disks and starts its supervisor.
+func (e *Engine) launch(ctx context.Context, rec *machine.Record, a assets, caps driver.Capabilities, watch *stopwatch, o UpOptions) (UpResult, error) {
+	p := e.places(*rec)
+	k, err := newKeys()
+	if err != nil {
+		return UpResult{}, err
+	}
+	watch.begin("making disks")
+	disks, err := makeDrives(*rec, p, a, k)
+	if err != nil {
+		return UpResult{}, err
+	}
+	fault.Point(fault.UpDisks)
+	watch.lap("disks")
+
+	boot := bootOf(*rec, p, a, disks)
+	if err := saveBoot(p.Boot(), boot); err != nil {
+		return UpResult{}, err
+	}
+	alive, err := e.Locks.TakeAlive(rec.Name)
+	if err != nil {
+		return UpResult{}, err
+	}
+	defer func() { _ = alive.Close() }()
+	watch.begin("booting on " + rec.Driver)
+	st, err := e.Supervisors.Launch(ctx, Launch{
+		Boot: boot, HostSeed: k.hostSeed, GuestKey: k.guestPub, Ports: rec.Spec.Ports,
+		Isolation: rec.Isolation, Slow: caps.EmulatedSlow, Alive: alive, Log: p.SupervisorLog(),
+		Started: func() {
+			// From here on the lock is the supervisor's alone.
+			_ = alive.Close()
+			fault.Point(fault.UpSpawned)
+		},
+		OnPhase: watch.add,
+	})
+	if err != nil {
+		return UpResult{}, err
+	}
+	fault.Point(fault.UpReported)
+	rec.Intent, rec.Phases = machine.IntentNone, watch.phases
+	if err := e.Records.Save(*rec); err != nil {
+		return UpResult{}, err
+	}
+	return UpResult{
+		Name: rec.Name, ID: rec.ID, Driver: rec.Driver, Isolation: rec.Isolation, Notes: caps.Notes,
+		Ports: st.Ports, Phases: watch.phases,
+	}, nil
+}
+
+// undo takes a failed or interrupted start back: the machine's processes are ended, and a
+// machine that this start created is gone. One that existed before keeps its disk.
+func (e *Engine) undo(rec machine.Record, created bool, lock Lock) {
+	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
+	defer cancel()
+	if e.Locks.Alive(rec.Name) {
+		if err := e.stopAlive(ctx, rec, DownOptions{Force: true}); err != nil {
+			e.Log.Error("undoing the start", "machine", rec.Name, "error", err)
+			lock.Release()
+			return
+		}
+	}
+	if created {
+		if err := e.Records.Delete(rec.Name); err != nil {
+			e.Log.Error("undoing the start", "machine", rec.Name, "error", err)
+			lock.Release()
+			return
+		}
+		lock.Remove()
+		return
+	}
+	if have, err := e.Records.Load(rec.Name); err == nil && have.Intent != machine.IntentNone {
+		have.Intent = machine.IntentNone
+		if err := e.Records.Save(have); err != nil {
+			e.Log.Error("undoing the start", "machine", rec.Name, "error", err)
+		}
+	}
+	lock.Release()
+}
+
+// foreground runs a started machine's program with the caller's streams until it ends, or
+// until ctx does; then the machine is stopped, and removed when it is ephemeral.
+func (e *Engine) foreground(ctx context.Context, rec machine.Record, o UpOptions) (int, error) {
+	code, err := e.runAttached(ctx, rec, o)
+	interrupted := ctx.Err() != nil
+	clean := context.WithoutCancel(ctx)
+	if interrupted || err != nil {
+		if derr := e.Down(clean, rec.Name, DownOptions{Grace: 5 * time.Second}); derr != nil && machine.CodeOf(derr) != "machine.not_found" {
+			err = errors.Join(err, derr)
+		}
+	}
+	if werr := e.Locks.WaitDead(clean, rec.Name); werr != nil {
+		return code, errors.Join(err, werr)
+	}
+	if st := e.Records.Status(rec.Name); err == nil && !interrupted && st != nil && st.Failure != nil {
+		err = st.Failure.Err()
+	}
+	if rec.Spec.Ephemeral {
+		if derr := e.Remove(clean, rec.Name, true); derr != nil && machine.CodeOf(derr) != "machine.not_found" {
+			err = errors.Join(err, derr)
+		}
+	}
+	if interrupted {
+		return machine.ExitInterrupt, context.Cause(ctx)
+	}
+	return code, err
+}
+
+// runAttached connects the caller to the machine's program, or to its log when it has none.
+func (e *Engine) runAttached(ctx context.Context, rec machine.Record, o UpOptions) (int, error) {
+	if !rec.Spec.Attach {
+		if o.Notice != nil {
+			o.Notice(fmt.Sprintf("machine %q is up and has no program of its own; Ctrl-C stops it, `mvmctl console %s` opens a shell", rec.Name, rec.Name))
+		}
+		err := e.Logs(ctx, rec.Name, LogOptions{Follow: true, Tail: -1}, func(l LogLine) error {
+			_, err := fmt.Fprintln(o.Streams.Stdout, l.Text)
+			return err
+		})
+		if st := e.Records.Status(rec.Name); st != nil && st.ExitCode != nil {
+			return *st.ExitCode, err
+		}
+		return 0, err
+	}
+	exit, err := e.attach(ctx, rec, o.Streams)
+	return exit.ExitCode, err
+}
