@@ -11,8 +11,8 @@ import (
 // Environment variables of a faultpoints build.
 //
 //	MVM_CRASH=POINT      the process that reaches POINT kills itself with SIGKILL
-//	MVM_PAUSE=POINT=DIR  the process that reaches POINT creates the file DIR/reached with its
-//	                     pid and blocks until it can open the FIFO DIR/go for reading
+//	MVM_PAUSE=POINT=DIR  the process that reaches POINT says so through the FIFO DIR/reached
+//	                     and blocks until somebody opens the FIFO DIR/go for writing
 const (
 	crashVar = "MVM_CRASH"
 	pauseVar = "MVM_PAUSE"
@@ -30,13 +30,14 @@ func Point(name string) {
 	}
 }
 
+// pause opens both FIFOs, each of which blocks until the test opens the other end.
 func pause(dir string) {
-	if err := os.WriteFile(dir+"/reached", []byte(name()), 0o600); err != nil {
+	said, err := os.OpenFile(dir+"/reached", os.O_WRONLY, 0)
+	if err != nil {
 		return
 	}
-	if f, err := os.Open(dir + "/go"); err == nil { // blocks until the test opens the other end
+	_ = said.Close()
+	if f, err := os.Open(dir + "/go"); err == nil {
 		_ = f.Close()
 	}
 }
-
-func name() string { return strings.Join(os.Args, " ") }

@@ -1,0 +1,240 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvmctl/internal/fault"
+)
+
+// scenario says which command reaches a fault point and what has to be there before.
+type scenario struct {
+	before  [][]string // run without the fault
+	command []string   // run with it
+	inSup   bool       // the point is reached by the supervisor, which takes its environment from `up`
+}
+
+func scenarioOf(point string) (scenario, bool) {
+	up := []string{"up", "-d", "--name", "m", "minimal"}
+	down := []string{"down", "m"}
+	switch verb, _, _ := strings.Cut(point, "."); verb {
+	case "up", "store":
+		return scenario{command: up}, true
+	case "down":
+		return scenario{before: [][]string{up}, command: down}, true
+	case "rm":
+		return scenario{before: [][]string{up, down}, command: []string{"rm", "m"}}, true
+	case "sup":
+		switch point {
+		case fault.SupStopping, fault.SupShutdown, fault.SupVMMGone, fault.SupCleaned:
+			return scenario{before: [][]string{up}, command: down, inSup: true}, true
+		}
+		return scenario{command: up, inSup: true}, true
+	}
+	return scenario{}, false
+}
+
+// SIGKILL at every registered step of up, down and rm, in the command or in the supervisor:
+// afterwards `ls` tells the truth, the same command again or the undoing one succeeds, and
+// nothing is left.
+func TestKilledAtEveryStep(t *testing.T) {
+	for _, driver := range []string{"fake", "qemu"} {
+		for _, after := range []string{"rerun", "undo"} {
+			if driver == "qemu" && after == "undo" {
+				continue // the same code as with fake; each boot costs seconds
+			}
+			for _, point := range fault.Points() {
+				t.Run(driver+"/"+point+"/"+after, func(t *testing.T) {
+					l := newLab(t, driver, true)
+					sc, ok := scenarioOf(point)
+					if !ok {
+						t.Fatalf("no command of this test reaches %s: add one", point)
+					}
+					l.crash(sc, point)
+					l.tellsTheTruth("m")
+					if after == "undo" {
+						if r := l.run("rm", "--force", "m"); r.code != 0 && !strings.Contains(r.stderr, "there is no machine") {
+							t.Fatalf("rm --force after the crash: %v", r)
+						}
+						l.nothingLeft()
+						return
+					}
+					l.recovers(sc.command)
+				})
+			}
+		}
+	}
+}
+
+// crash runs the scenario up to the point where its process dies.
+func (l *lab) crash(sc scenario, point string) {
+	l.t.Helper()
+	env := []string{"MVM_CRASH=" + point}
+	for _, args := range sc.before {
+		e := []string(nil)
+		if sc.inSup {
+			e = env
+		}
+		if r := l.with(e, args...); r.code != 0 {
+			l.t.Fatalf("mvmctl %s: %v", strings.Join(args, " "), r)
+		}
+	}
+	var e []string
+	if !sc.inSup || len(sc.before) == 0 {
+		e = env
+	}
+	r := l.with(e, sc.command...)
+	if !sc.inSup && r.code != -1 {
+		l.t.Fatalf("mvmctl %s did not reach %s: %v", strings.Join(sc.command, " "), point, r)
+	}
+	if sc.inSup && r.code == 0 && sc.command[0] == "up" {
+		l.t.Fatalf("up succeeded although its supervisor died at %s: %v", point, r)
+	}
+}
+
+// tellsTheTruth checks that a machine that `ls` calls running answers, and that one it calls
+// anything else does not.
+func (l *lab) tellsTheTruth(name string) {
+	l.t.Helper()
+	v := l.machine(name)
+	if v == nil {
+		return
+	}
+	r := l.run("exec", name, "--", "true")
+	switch v.State {
+	case "running":
+		if r.code != 0 {
+			l.t.Errorf("ls says running, but exec: %v", r)
+		}
+	case "starting", "stopping": // a process of its own is at it; either is true by now
+	default:
+		if r.code == 0 {
+			l.t.Errorf("ls says %s, but exec works", v.State)
+		}
+	}
+}
+
+// recovers runs the interrupted command again, uses the machine if there is one, and takes it
+// down to nothing.
+func (l *lab) recovers(command []string) {
+	l.t.Helper()
+	r := l.run(command...)
+	gone := strings.Contains(r.stderr, "there is no machine")
+	if r.code != 0 && (!gone || command[0] == "up") {
+		l.t.Fatalf("mvmctl %s again: %v", strings.Join(command, " "), r)
+	}
+	if command[0] == "up" {
+		if out := l.must("exec", "m", "--", "echo", "alive"); out != "alive\n" {
+			l.t.Errorf("exec printed %q", out)
+		}
+		l.must("down", "m")
+	}
+	if l.machine("m") != nil {
+		if v := l.machine("m"); v.State == "running" || v.State == "crashed" {
+			l.t.Errorf("after it ls says %s (%s)", v.State, v.Problem)
+		}
+		l.must("rm", "m")
+	}
+	l.nothingLeft()
+}
+
+// The VMM is killed while its supervisor stands at each of its steps.
+func TestVMMKilledAtEveryStep(t *testing.T) {
+	points := []string{fault.SupVMM, fault.SupChannel, fault.SupReady, fault.SupStopping, fault.SupShutdown}
+	for _, driver := range []string{"fake", "qemu"} {
+		for _, point := range points {
+			t.Run(driver+"/"+point, func(t *testing.T) {
+				l := newLab(t, driver, true)
+				sc, _ := scenarioOf(point)
+				h := l.hold(point)
+				var done <-chan result
+				if len(sc.before) > 0 {
+					if r := l.with(h.env, sc.before[0]...); r.code != 0 {
+						t.Fatalf("up: %v", r)
+					}
+					done = l.start(nil, sc.command...)
+				} else {
+					done = l.start(h.env, sc.command...)
+				}
+				h.reached(t)
+				l.killVMM("m")
+				h.release(t)
+				r := <-done
+				if sc.command[0] == "up" && point != fault.SupReady && r.code == 0 {
+					t.Errorf("up succeeded without its VMM: %v", r)
+				}
+				if sc.command[0] == "down" && r.code != 0 {
+					t.Errorf("down of a machine whose VMM died: %v", r)
+				}
+				if r := l.run("rm", "--force", "m"); r.code != 0 && !strings.Contains(r.stderr, "there is no machine") {
+					t.Errorf("rm: %v", r)
+				}
+				l.nothingLeft()
+			})
+		}
+	}
+}
+
+func (l *lab) killVMM(name string) {
+	l.t.Helper()
+	v := l.machine(name)
+	if v == nil || v.Status == nil || v.Status.VMM.Pid == 0 {
+		l.t.Fatalf("no VMM to kill: %+v", v)
+	}
+	if err := syscall.Kill(v.Status.VMM.Pid, syscall.SIGKILL); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// start runs a command in the background.
+func (l *lab) start(env []string, args ...string) <-chan result {
+	done := make(chan result, 1)
+	go func() { done <- l.with(env, args...) }()
+	return done
+}
+
+// hold is a fault point at which a process waits.
+type hold struct {
+	dir string
+	env []string
+}
+
+func (l *lab) hold(point string) *hold {
+	l.t.Helper()
+	dir := filepath.Join(l.dir, "hold")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, fifo := range []string{"reached", "go"} {
+		if err := unix.Mkfifo(filepath.Join(dir, fifo), 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	return &hold{dir: dir, env: []string{"MVM_PAUSE=" + point + "=" + dir}}
+}
+
+// reached returns once a process stands at the point.
+func (h *hold) reached(t *testing.T) {
+	t.Helper()
+	if _, err := os.ReadFile(filepath.Join(h.dir, "reached")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// release lets it go on, and does not hold the next one that comes there.
+func (h *hold) release(t *testing.T) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(h.dir, "reached")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(h.dir, "go"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+}
