@@ -1,0 +1,257 @@
+package agentbin
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+const (
+	agentName = "mvm-agent"
+
+	// maxAgent bounds what we unpack or copy, in bytes. The agent has about 7 MB.
+	maxAgent = 256 << 20
+)
+
+// Options say where else than in this binary the agent may be.
+type Options struct {
+	// Override is the path of an agent to use instead of the embedded one, as given by the
+	// environment variable MVM_AGENT; "" for none.
+	Override string
+}
+
+// source is where agents come from; tests make their own.
+type source struct {
+	files      fs.FS  // holds bin/<arch>/…
+	arch       string // Go's spelling
+	executable string // path of this program, "" if unknown
+}
+
+// Extract returns the path of the agent as a file below cacheDir/agents/<digest>, and its
+// SHA-256 in hex. The first call for an agent writes that file, atomically; later calls for the
+// embedded agent read no content.
+//
+// The agent is the override if there is one, else the embedded one, else a file mvm-agent beside
+// this program. With none of them the error is "agent.missing"; a file that no Linux guest of
+// this processor can run as its init is "agent.invalid".
+func Extract(ctx context.Context, cacheDir string, opts ...Options) (file, digest string, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = "" // then there is no "beside"
+	}
+	var o Options
+	for _, given := range opts {
+		o = given
+	}
+	src := source{files: embedded, arch: runtime.GOARCH, executable: exe}
+	return src.extract(ctx, cacheDir, o)
+}
+
+func (s source) extract(ctx context.Context, cacheDir string, o Options) (file, digest string, err error) {
+	if o.Override != "" {
+		return s.fromFile(ctx, cacheDir, o.Override)
+	}
+	file, digest, err = s.fromEmbedded(ctx, cacheDir)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return file, digest, err
+	}
+	if s.executable != "" {
+		file, digest, err = s.fromFile(ctx, cacheDir, filepath.Join(filepath.Dir(s.executable), agentName))
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return file, digest, err
+		}
+	}
+	return "", "", &machine.Error{
+		Code:    "agent.missing",
+		Message: "this mvmctl was built without the guest agent for " + s.arch,
+		Remedy:  "build it with `just build` (scripts/build.sh), or name an agent with MVM_AGENT=PATH",
+		Err:     err,
+	}
+}
+
+// fromEmbedded unpacks the embedded agent unless it is unpacked already.
+func (s source) fromEmbedded(ctx context.Context, cacheDir string) (file, digest string, err error) {
+	dir := path.Join("bin", s.arch)
+	raw, err := fs.ReadFile(s.files, path.Join(dir, agentName+".sha256"))
+	if err != nil {
+		return "", "", err
+	}
+	digest = string(bytes.TrimSpace(raw))
+	if !isDigest(digest) {
+		return "", "", errors.New("reading embedded agent: its digest is malformed")
+	}
+	packed, err := s.files.Open(path.Join(dir, agentName+".gz"))
+	if err != nil {
+		return "", "", err
+	}
+	defer packed.Close()
+	size, err := unpackedSize(packed)
+	if err != nil {
+		return "", "", fmt.Errorf("reading embedded agent: %w", err)
+	}
+	file = cachePath(cacheDir, digest)
+	if isReady(file, size) {
+		return file, digest, nil
+	}
+	zr, err := gzip.NewReader(packed)
+	if err != nil {
+		return "", "", fmt.Errorf("reading embedded agent: %w", err)
+	}
+	if err := install(ctx, file, digest, zr); err != nil {
+		return "", "", fmt.Errorf("unpacking agent: %w", err)
+	}
+	return file, digest, nil
+}
+
+// unpackedSize reads the size that a gzip file ends with (RFC 1952, ISIZE) and leaves f at its
+// beginning.
+func unpackedSize(f fs.File) (int64, error) {
+	sk, ok := f.(io.ReadSeeker)
+	if !ok {
+		return 0, errors.New("cannot seek in it")
+	}
+	if _, err := sk.Seek(-4, io.SeekEnd); err != nil {
+		return 0, err
+	}
+	var tail [4]byte
+	if _, err := io.ReadFull(sk, tail[:]); err != nil {
+		return 0, err
+	}
+	_, err := sk.Seek(0, io.SeekStart)
+	return int64(binary.LittleEndian.Uint32(tail[:])), err
+}
+
+// fromFile copies an agent from a file, which may be replaced by a new build at any time, into
+// the cache, where it never changes. It reads the file on every call.
+func (s source) fromFile(ctx context.Context, cacheDir, name string) (file, digest string, err error) {
+	st, err := os.Stat(name)
+	if err != nil {
+		return "", "", fmt.Errorf("reading agent: %w", err)
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxAgent {
+		return "", "", invalid(name, "it is not a file of at most %d bytes", maxAgent)
+	}
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return "", "", fmt.Errorf("reading agent: %w", err)
+	}
+	if err := checkExecutable(name, content, s.arch); err != nil {
+		return "", "", err
+	}
+	sum := sha256.Sum256(content)
+	digest = hex.EncodeToString(sum[:])
+	file = cachePath(cacheDir, digest)
+	if isReady(file, int64(len(content))) {
+		return file, digest, nil
+	}
+	if err := install(ctx, file, digest, bytes.NewReader(content)); err != nil {
+		return "", "", fmt.Errorf("copying agent: %w", err)
+	}
+	return file, digest, nil
+}
+
+// checkExecutable makes sure that a kernel without any libraries at hand can run the file.
+func checkExecutable(name string, content []byte, arch string) error {
+	f, err := elf.NewFile(bytes.NewReader(content))
+	if err != nil {
+		return invalid(name, "it is no ELF program")
+	}
+	defer f.Close()
+	want := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[arch]
+	if f.Machine != want {
+		return invalid(name, "it is for another processor (%s, not %s)", f.Machine, arch)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return invalid(name, "it is linked dynamically")
+		}
+	}
+	return nil
+}
+
+func invalid(name, format string, args ...any) error {
+	return machine.Errorf("agent.invalid", "build the agent with `just build` (CGO_ENABLED=0 GOOS=linux)",
+		"%q cannot be the guest agent: %s", name, fmt.Sprintf(format, args...))
+}
+
+func isDigest(s string) bool {
+	ok, err := regexp.MatchString(`^[0-9a-f]{64}$`, s)
+	return ok && err == nil
+}
+
+func cachePath(cacheDir, digest string) string {
+	return filepath.Join(cacheDir, "agents", digest, agentName)
+}
+
+// isReady tells whether the agent was installed. The name is given only to complete files; the
+// size guards against a file system that lost content in a crash.
+func isReady(file string, size int64) bool {
+	st, err := os.Lstat(file)
+	return err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o555 == 0o555 && st.Size() == size
+}
+
+// install writes the agent to its place in the cache and checks its digest on the way.
+func install(ctx context.Context, file, digest string, content io.Reader) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	dir := filepath.Dir(file)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, ".tmp-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(tmp.Name()) //nolint:errcheck // the first error counts
+		}
+	}()
+	sum := sha256.New()
+	n, err := io.Copy(io.MultiWriter(tmp, sum), io.LimitReader(content, maxAgent+1))
+	switch {
+	case err != nil:
+	case n > maxAgent:
+		err = fmt.Errorf("larger than %d bytes", maxAgent)
+	case hex.EncodeToString(sum.Sum(nil)) != digest:
+		err = errors.New("its digest is not the expected one; build again")
+	}
+	if err == nil {
+		err = tmp.Chmod(0o755)
+	}
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), file); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

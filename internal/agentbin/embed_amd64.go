@@ -1,0 +1,9 @@
+package agentbin
+
+import "embed"
+
+// embedded holds mvm-agent.gz and mvm-agent.sha256 for linux/amd64 when scripts/build.sh has put
+// them there.
+//
+//go:embed bin/amd64
+var embedded embed.FS //nolint:gochecknoglobals // go:embed needs a package variable; it is read only
