@@ -1,0 +1,212 @@
+package guestinit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/guestproc"
+)
+
+// driveTimeout is how long Boot waits for a device that should be there. Devices are found
+// while their modules load, so this only passes when one is missing; it is long because an
+// emulated guest on a busy host is slow.
+const driveTimeout = 15 * time.Second
+
+// Boot brings the guest up. It must be called once, by PID 1, early: it mounts, loads modules
+// and changes the root of the whole process. On an error nothing can be served; the caller
+// prints it and powers off. The error of a missing or invalid config drive is an
+// *agentproto.Error with the code agent.unprovisioned.
+//
+// When Boot returns, the channel can be opened (Channel), and Finish has still to be called
+// before a process of the machine is started.
+func Boot(ctx context.Context, o Options) (*System, error) {
+	s := &System{log: o.Log}
+	s.mark("init")
+	if err := mountEarly(); err != nil {
+		return nil, err
+	}
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, fmt.Errorf("reading the kernel command line: %w", err)
+	}
+	opts := parseCmdline(string(line))
+	s.reset, s.Slow = opts.reset || !canPowerOff(), opts.slow || !accelerated()
+	if opts.probe {
+		fmt.Fprintln(o.Log, ProbeLine)
+		return s, ErrProbe
+	}
+	if s.uevents, err = listenUevents(); err != nil {
+		return s, err
+	}
+	s.rest = loadModules(o.Log)
+	s.mark("modules")
+	found, err := s.waitDrives(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.mark("drives")
+	if s.Config, err = readConfigDrive(found); err != nil {
+		return s, err
+	}
+	if err := seedRandom(s.Config.Random); err != nil {
+		s.logf("seeding the kernel's random numbers: %v", err)
+	}
+	s.Env = environment(s.Config, guestproc.DefaultPath)
+	s.mark("config")
+	if err := s.mountRoot(found, o.Commands); err != nil {
+		return s, err
+	}
+	s.mark("root")
+	if err := mountSecrets(found); err != nil {
+		s.logf("secrets: %v", err)
+	}
+	if err := s.enterRoot(); err != nil {
+		return s, err
+	}
+	s.mark("switched")
+	return s, nil
+}
+
+// Finish does what the channel need not wait for but a process does: terminals, host name,
+// users, loopback. What goes wrong is reported and not fatal: a guest without a host name is
+// better than none.
+func (s *System) Finish() {
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"mounting terminals and groups", mountLate},
+		{"setting the host name", s.setHostname},
+		{"adding users", s.addUsers},
+		{"raising the loopback interface", raiseLoopback},
+		{"setting kernel parameters", setSysctls},
+	} {
+		if err := step.do(); err != nil {
+			s.logf("%s: %v", step.what, err)
+		}
+	}
+	s.mark("ready")
+}
+
+// mark notes that a phase has ended.
+func (s *System) mark(phase string) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.timings = append(s.timings, agentproto.Timing{Phase: phase, At: agentproto.Duration(ts.Nano())})
+}
+
+// Report prints the timings on the console, in one line.
+func (s *System) Report() {
+	var b strings.Builder
+	for _, t := range s.Timings() {
+		fmt.Fprintf(&b, " %s=%.3f", t.Phase, time.Duration(t.At).Seconds())
+	}
+	s.logf("up:%s", b.String())
+}
+
+func (s *System) logf(format string, args ...any) { logf(s.log, format, args...) }
+
+func logf(w io.Writer, format string, args ...any) {
+	fmt.Fprintf(w, "mvm-agent: "+format+"\n", args...)
+}
+
+// waitDrives waits until every disk that the machine has is there, and the config drive is.
+func (s *System) waitDrives(ctx context.Context) (drives, error) {
+	var found drives
+	sys := os.DirFS("/sys")
+	ok, err := s.uevents.wait(ctx, driveTimeout, func() bool {
+		var settled bool
+		found, settled = findDrives(sys)
+		return settled && found[serialConfig] != ""
+	}, func() bool {
+		// With every device accounted for, waiting longer brings no config drive.
+		_, settled := findDrives(sys)
+		return settled && len(virtioDevices(sys, virtioBlock)) > 0
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, &agentproto.Error{Code: agentproto.CodeUnprovisioned, Message: "no drive with the serial " + serialConfig}
+	}
+	return found, nil
+}
+
+func readConfigDrive(found drives) (*agentproto.Config, error) {
+	const at = "/run/config"
+	unprovisioned := func(err error) error {
+		var e *agentproto.Error
+		if errors.As(err, &e) {
+			return e
+		}
+		return &agentproto.Error{Code: agentproto.CodeUnprovisioned, Message: "config drive: " + err.Error()}
+	}
+	if err := mountDrive(found[serialConfig], at, unix.MS_RDONLY); err != nil {
+		return nil, unprovisioned(err)
+	}
+	cfg, err := readConfigFile(at)
+	// The workload must not find it mounted.
+	if uerr := unix.Unmount(at, 0); err == nil && uerr != nil {
+		err = fmt.Errorf("unmounting it: %w", uerr)
+	}
+	_ = os.Remove(at)
+	if err != nil {
+		return nil, unprovisioned(err)
+	}
+	return cfg, nil
+}
+
+func readConfigFile(dir string) (*agentproto.Config, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	st, err := root.Lstat(agentproto.ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", agentproto.ConfigFile)
+	}
+	f, err := root.Open(agentproto.ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return agentproto.ReadConfig(f)
+}
+
+// accelerated reports whether the processor runs natively, as far as the guest can tell: a
+// hypervisor that uses KVM on x86 offers its clock, an emulator does not. Elsewhere only the
+// command line tells.
+func accelerated() bool {
+	if runtime.GOARCH != "amd64" {
+		return true
+	}
+	clocks, err := os.ReadFile("/sys/devices/system/clocksource/clocksource0/available_clocksource")
+	return err == nil && strings.Contains(string(clocks), "kvm-clock")
+}
+
+// canPowerOff reports whether the kernel has a way to switch the machine off. Without one a
+// power-off only halts the processor, and the VMM would never end.
+func canPowerOff() bool {
+	if runtime.GOARCH != "amd64" {
+		return true // PSCI
+	}
+	_, err := os.Stat("/sys/firmware/acpi")
+	return err == nil
+}
