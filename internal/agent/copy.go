@@ -1,0 +1,188 @@
+//go:build unix
+
+package agent
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+)
+
+const (
+	maxLinks   = 40      // symbolic links followed for one path, as the kernel has it
+	maxTracked = 100_000 // folders and hard links of one copy that are remembered
+	copyBuffer = 64 << 10
+	tarRegular = 0o7777 // mode bits that a tar carries
+	xattrTar   = "SCHILY.xattr."
+)
+
+// resolve returns name, as a process whose root is r would see it, as a path below r without
+// symbolic links: absolute links count from r, and .. ends at r. (os.Root refuses absolute
+// links even when it is the real root.) last says whether a link in the last place is
+// followed. The answer may be out of date at once; opening it through r cannot leave r.
+func resolve(r *os.Root, name string, last bool) (string, error) {
+	todo := strings.Split(name, "/")
+	done := []string{}
+	for links := 0; len(todo) > 0; {
+		elem := todo[0]
+		todo = todo[1:]
+		switch elem {
+		case "", ".":
+			continue
+		case "..":
+			done = done[:max(len(done)-1, 0)]
+			continue
+		}
+		at := path.Join(append(done, elem)...)
+		if len(todo) == 0 && !last {
+			return at, nil
+		}
+		st, err := r.Lstat(at)
+		if err != nil {
+			return "", err
+		}
+		if st.Mode()&fs.ModeSymlink == 0 {
+			done = append(done, elem)
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", &fs.PathError{Op: "open", Path: at, Err: syscall.ELOOP}
+		}
+		target, err := r.Readlink(at)
+		if err != nil {
+			return "", err
+		}
+		if path.IsAbs(target) {
+			done = done[:0]
+		}
+		todo = append(strings.Split(target, "/"), todo...)
+	}
+	return path.Join(append([]string{"."}, done...)...), nil
+}
+
+// pathError is err as copy.path, with the name as the host asked for it.
+func pathError(name string, err error) *agentproto.Error {
+	return agentproto.Errorf(agentproto.CodePath, "check the path in the guest", "%.1000s: %v", name, cause(err))
+}
+
+// cause is err without the path that os puts in front: it is ours, not the user's.
+func cause(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	var l *os.LinkError
+	if errors.As(err, &l) {
+		return l.Err
+	}
+	return err
+}
+
+// requestedPath returns the path that a copy is about; false: the request has been refused.
+func requestedPath(w http.ResponseWriter, r *http.Request) (string, bool) {
+	p := r.URL.Query().Get("path")
+	if p == "" || strings.IndexByte(p, 0) >= 0 {
+		refuse(w, agentproto.Errorf(agentproto.CodeInvalid, "", "no path, or an impossible one"))
+		return "", false
+	}
+	return p, true
+}
+
+// leftOut counts what a copy had to leave out and keeps the first reason.
+type leftOut struct {
+	n     int
+	first string
+}
+
+func (l *leftOut) add(name, why string) {
+	if l.n++; l.n == 1 {
+		l.first = fmt.Sprintf("%.1000s: %s", name, why)
+	}
+}
+
+// err is nil when nothing was left out.
+func (l *leftOut) err() *agentproto.Error {
+	switch l.n {
+	case 0:
+		return nil
+	case 1:
+		return agentproto.Errorf(agentproto.CodeCopy, "everything else was copied", "%s", l.first)
+	}
+	return agentproto.Errorf(agentproto.CodeCopy, "everything else was copied", "%s (and %d more)", l.first, l.n-1)
+}
+
+func (a *Agent) serveCopyOut(w http.ResponseWriter, r *http.Request) {
+	name, ok := requestedPath(w, r)
+	if !ok {
+		return
+	}
+	root, err := os.OpenRoot(a.opts.Root)
+	if err != nil {
+		refuse(w, pathError(name, err))
+		return
+	}
+	defer root.Close()
+	at, err := resolve(root, name, strings.HasSuffix(name, "/"))
+	if err == nil {
+		_, err = root.Lstat(at)
+	}
+	if err != nil {
+		refuse(w, pathError(name, err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	w.Header().Set("Trailer", agentproto.TrailerError)
+	w.WriteHeader(http.StatusOK)
+	out := bufio.NewWriterSize(w, copyBuffer)
+	p := newPacker(root, out)
+	// The entry has the name that was asked for, whatever links led to it.
+	err = p.add(at, path.Base(path.Clean("/"+name)))
+	if err == nil {
+		err = p.close()
+	}
+	if err == nil {
+		err = out.Flush()
+	}
+	if err != nil {
+		setTrailer(w, agentproto.Errorf(agentproto.CodeCopy, "", "packing %.1000s: %v", name, err))
+		return
+	}
+	setTrailer(w, p.left.err())
+}
+
+func (a *Agent) serveCopyIn(w http.ResponseWriter, r *http.Request) {
+	name, ok := requestedPath(w, r)
+	if !ok {
+		return
+	}
+	root, err := os.OpenRoot(a.opts.Root)
+	if err != nil {
+		refuse(w, pathError(name, err))
+		return
+	}
+	defer root.Close()
+	at, err := resolve(root, name, true)
+	var dir *os.Root
+	if err == nil {
+		dir, err = root.OpenRoot(at)
+	}
+	if err != nil {
+		refuse(w, pathError(name, err))
+		return
+	}
+	defer dir.Close()
+	u := newUnpacker(dir)
+	if e := u.run(r.Body); e != nil {
+		refuse(w, e)
+		return
+	}
+	answer(w, agentproto.CopyResult{Files: u.files, Bytes: u.bytes, Error: u.left.err()})
+}

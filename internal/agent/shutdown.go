@@ -1,0 +1,111 @@
+//go:build unix
+
+package agent
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+)
+
+const (
+	maxGrace  = 10 * time.Minute // the longest grace a host can ask for
+	afterKill = 2 * time.Second  // for programs to be reaped after SIGKILL
+	lastLines = time.Second      // for readers of the log to take its end
+)
+
+func (a *Agent) serveShutdown(w http.ResponseWriter, r *http.Request) {
+	var req agentproto.ShutdownRequest
+	if !readJSON(w, r, &req) {
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+	_ = http.NewResponseController(w).Flush()
+	go a.shutdown(req)
+}
+
+// shutdown ends everything in the guest and then the guest. The first call does it, all
+// return when it is done.
+func (a *Agent) shutdown(req agentproto.ShutdownRequest) {
+	a.stop.Do(func() {
+		defer close(a.stopped)
+		a.phase.Store("stopping")
+		a.opts.Events.Add(agentproto.Event{Type: "stopping"})
+		close(a.stopping) // ends execs and the console
+		a.stopPrograms(min(req.Grace.Or(agentproto.KillGrace), maxGrace))
+		a.opts.Log.End()
+		a.logReaders.drain(lastLines)
+		if a.opts.Root == "/" {
+			syscall.Sync()
+		}
+		if a.opts.PowerOff != nil {
+			a.opts.PowerOff(req.Reboot)
+		}
+	})
+	<-a.stopped
+}
+
+// stopPrograms ends the main program and the services, and is done after grace and a little
+// more even if one of them cannot be reaped.
+func (a *Agent) stopPrograms(grace time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), grace+afterKill)
+	defer cancel()
+	var wg sync.WaitGroup
+	if a.main != nil {
+		wg.Go(func() { a.main.end(grace) })
+	}
+	if a.opts.Services != nil {
+		wg.Go(func() { a.opts.Services.Stop(ctx, grace) })
+	}
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		a.logf("err", "some programs did not end within %v", grace+afterKill)
+	}
+}
+
+// readers counts the open readers of the log.
+type readers struct {
+	mu   sync.Mutex
+	n    int
+	none chan struct{} // closed when the last one ends; nil while nobody waits
+}
+
+func (r *readers) add(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n += n
+	if r.n == 0 && r.none != nil {
+		close(r.none)
+		r.none = nil
+	}
+}
+
+// drain waits up to limit for all readers to have ended.
+func (r *readers) drain(limit time.Duration) {
+	r.mu.Lock()
+	if r.n == 0 {
+		r.mu.Unlock()
+		return
+	}
+	if r.none == nil {
+		r.none = make(chan struct{})
+	}
+	none := r.none
+	r.mu.Unlock()
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-none:
+	case <-t.C:
+	}
+}
