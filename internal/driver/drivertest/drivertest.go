@@ -1,0 +1,97 @@
+package drivertest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+)
+
+// Harness is a driver under test.
+type Harness struct {
+	// New returns a fresh driver. It is also called in child processes of the test; what it
+	// needs to remember across them belongs into a.Cache.
+	New func(t testing.TB, a Assets) driver.Driver
+
+	// Patience is how long a guest may take to answer; 0: 30 s, ten times as much for an
+	// emulated one.
+	Patience time.Duration
+
+	// Cycles is how often the leak test starts and stops a machine; 0: 3.
+	Cycles int
+
+	// OneDial says that a machine can be dialled only once. It is a gap of the driver and
+	// leaves out what the contract says about later connections.
+	OneDial bool
+}
+
+// suite is one run of the tests.
+type suite struct {
+	Harness
+	assets Assets
+	caps   driver.Capabilities
+	driver driver.Driver
+}
+
+// Run runs the suite. It skips, naming what is missing, where the driver cannot run here.
+func Run(t *testing.T, h Harness) {
+	if job, ok := givenJob(t); ok {
+		runJob(t, h, job)
+		return
+	}
+	s := &suite{Harness: h}
+	s.assets = makeAssets(t)
+	s.prepare(t)
+	tests := []struct {
+		name string
+		run  func(*suite, *testing.T)
+	}{
+		{"life", testLife},
+		{"exec", testExec},
+		{"kill at once", testKillAtOnce},
+		{"kill twice, wait by many", testKillTwice},
+		{"dial ends with its context", testDialContext},
+		{"dial waits and is woken by the end", testDialEnd},
+		{"another port", testOtherPort},
+		{"second dial", testSecondDial},
+		{"wrong key", testWrongKey},
+		{"power-off from inside", testPowerOff},
+		{"VMM killed from outside", testVMMKilled},
+		{"start without a disk", testMissingDisk},
+		{"start without what boots", testMissingBoot},
+		{"start with a swapped disk", testSwappedDisk},
+		{"start with an ended context", testStartContext},
+		{"console flood", testConsoleFlood},
+		{"nothing leaks", testCycles},
+		{"inherited descriptors", testInherited},
+		{"supervisor killed", testSupervisorKilled},
+		{"unprivileged", testUnprivileged},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { tt.run(s, t) })
+	}
+}
+
+// prepare makes the driver and, when it boots a kernel, what it boots.
+func (s *suite) prepare(t *testing.T) {
+	t.Helper()
+	s.driver = s.New(t, s.assets)
+	caps, err := s.driver.Probe(t.Context())
+	if err != nil {
+		t.Skipf("driver %s cannot run here: %v", s.driver.Name(), err)
+	}
+	t.Logf("%s %s, accelerator %q, isolation %s, transport %s, notes %q", s.driver.Name(), caps.Version, caps.Accelerator, caps.Isolation, caps.Transport, caps.Notes)
+	s.caps = caps
+	if caps.NeedsKernel {
+		s.assets.addKernel(t)
+	}
+	if s.Patience == 0 {
+		s.Patience = 30 * time.Second
+		if caps.EmulatedSlow {
+			s.Patience *= 10
+		}
+	}
+	if s.Cycles == 0 {
+		s.Cycles = 3
+	}
+}

@@ -1,0 +1,191 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// readyTimeout is how long QEMU may take until its monitor answers: 50 ms on an idle machine.
+const readyTimeout = 30 * time.Second
+
+// launch starts one QEMU. On error nothing of it is left.
+func launch(ctx context.Context, h host, b machine.Boot, out driver.Output, kernelArgs []string, log *slog.Logger) (*vm, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	v := newVM(out, log)
+	var inherit files
+	defer inherit.close() // the child has its own by then
+	args, err := v.prepare(h, b, &inherit, kernelArgs)
+	if err != nil {
+		v.release()
+		return nil, err
+	}
+	if v.child, err = startChild(h.bin.Path, args, inherit.list, v.outputChild); err != nil {
+		v.release()
+		return nil, startError(h, err)
+	}
+	_ = v.outputChild.Close() // or its reader would never see the end
+	inherit.close()
+	v.run()
+
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	q, err := openQMP(ctx, v.qmpConn, v.event)
+	if err != nil {
+		return nil, v.failedStart(ctx, b, err)
+	}
+	v.setQMP(q)
+	return v, nil
+}
+
+// prepare opens everything that QEMU is to inherit and builds its arguments.
+func (v *vm) prepare(h host, b machine.Boot, inherit *files, kernelArgs []string) ([]string, error) {
+	var f fds
+	for _, p := range []struct {
+		conn **connFile
+		fd   *int
+	}{{&v.qmpConn, &f.qmp}, {&v.consoleConn, &f.console}} {
+		ours, theirs, err := pair()
+		if err != nil {
+			return nil, err
+		}
+		*p.conn, *p.fd = ours, inherit.add(theirs)
+	}
+	if err := v.openKernel(b, inherit, &f); err != nil {
+		return nil, err
+	}
+	for _, d := range b.Disks {
+		file, err := openDisk(d)
+		if err != nil {
+			return nil, diskError(d, err)
+		}
+		f.disks = append(f.disks, inherit.add(file))
+	}
+	if h.transport == transportVsock {
+		file, cid, err := openVsock()
+		if err != nil {
+			return nil, err
+		}
+		f.vsock, f.cid = inherit.add(file), cid
+		v.cid = cid
+	}
+	var err error
+	if v.output, v.outputChild, err = os.Pipe(); err != nil {
+		return nil, fmt.Errorf("making a pipe: %w", err)
+	}
+	return commandLine(b, h, f, kernelArgs...)
+}
+
+// openKernel checks the boot files and, where QEMU can open descriptors, passes them so.
+func (v *vm) openKernel(b machine.Boot, inherit *files, f *fds) error {
+	for _, x := range []struct {
+		path string
+		fd   *int
+	}{{kernelImage(b.Kernel), &f.kernel}, {b.Initrd, &f.initrd}} {
+		if x.path == "" {
+			continue // commandLine says what is missing
+		}
+		file, err := os.Open(x.path) // users may well have a link as their kernel
+		if err == nil {
+			var info os.FileInfo
+			if info, err = file.Stat(); err == nil && !info.Mode().IsRegular() {
+				err = errors.New("it is not a regular file")
+			}
+		}
+		if err != nil {
+			if file != nil {
+				_ = file.Close()
+			}
+			return machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel fetch`, or give another with --kernel", "%s cannot be booted: %w", x.path, err)
+		}
+		if !kernelByFD {
+			_ = file.Close()
+			continue
+		}
+		*x.fd = inherit.add(file)
+	}
+	return nil
+}
+
+func diskError(d machine.Disk, err error) error {
+	if machine.CodeOf(err) != "" {
+		return err
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return machine.Errorf("disk.missing", "remove the machine with `mvmctl rm` and make it again", "disk %s is gone: %w", d.Role, err)
+	}
+	return machine.Errorf("disk.unusable", "look at the file's owner and mode", "%w", err)
+}
+
+// startError explains a QEMU that could not be executed.
+func startError(h host, err error) error {
+	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		return machine.Errorf("limit.processes", "stop some machines, or raise the limits on processes and memory", "starting QEMU: %w", err)
+	}
+	return missing(h.bin.Path, err)
+}
+
+// failedStart ends a QEMU that did not become ready and says why, in its own words.
+func (v *vm) failedStart(ctx context.Context, b machine.Boot, cause error) error {
+	if !errors.Is(cause, errQMPClosed) {
+		// It runs but does not behave.
+		_ = v.Kill()
+		_ = v.Wait()
+		if machine.CodeOf(cause) != "" {
+			return cause
+		}
+		e := machine.Errorf("boot.vmm_timeout", "try again when the host is less busy", "QEMU did not become ready: %w", cause)
+		if errors.Is(cause, context.Canceled) {
+			e.Exit = machine.ExitInterrupt
+		}
+		e.Detail = v.words.String()
+		return e
+	}
+	// It closed its monitor, so it is about to end by itself; give it the time to say why.
+	select {
+	case <-v.done:
+	case <-ctx.Done():
+		_ = v.Kill()
+	}
+	_ = v.Wait()
+	return explain(b, v.child.end(), v.words.String())
+}
+
+// explain turns QEMU's last words into an error. The words are matched as QEMU 7.2 writes
+// them; another version's fall through to the general error, which shows them whole.
+func explain(b machine.Boot, end, words string) error {
+	last := words[strings.LastIndexByte(words, '\n')+1:]
+	says := func(parts ...string) bool {
+		for _, p := range parts {
+			if strings.Contains(words, p) {
+				return true
+			}
+		}
+		return false
+	}
+	var e *machine.Error
+	switch {
+	case says("Cannot allocate memory", "cannot set up guest memory", "at most", "exceeds max"):
+		e = machine.Errorf("limit.memory", "use a smaller --memory, or stop other machines",
+			"this host cannot give the machine %s of memory: %s", machine.FormatSize(b.MemoryBytes), last)
+	case says("Failed to get \"write\" lock", "Failed to get shared \"write\" lock", "Is another process using the image"):
+		e = machine.Errorf("disk.busy", "stop the machine that uses it", "another process uses one of the disks: %s", last)
+	case says("could not load kernel", "invalid kernel header", "Error loading uncompressed kernel", "without PVH ELF Note", "could not load initrd", "kernel too old", "initrd is too large"):
+		e = machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel fetch`, or give another with --kernel", "QEMU does not take the kernel: %s", last)
+	default:
+		e = machine.Errorf("boot.vmm_died", "look at the VMM's words below", "QEMU %s before the machine started: %s", end, last)
+	}
+	e.Detail = words
+	return e
+}

@@ -1,0 +1,270 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// drainTimeout bounds how long the last output of a QEMU that has ended is waited for. It is
+// there at once, unless something else holds the other end.
+const drainTimeout = 2 * time.Second
+
+var errEnded = errors.New("the machine has ended")
+
+// connFile is our end of a socket pair.
+type connFile = net.UnixConn
+
+// vm implements driver.VM.
+type vm struct {
+	log   *slog.Logger
+	child *child
+	cid   uint32 // of the guest, when it is reached by vsock; else 0
+	port  *port  // the agent's virtio-serial port
+
+	qmpConn, consoleConn *connFile
+	output, outputChild  *os.File // what QEMU prints
+
+	out   driver.Output
+	words tail       // end of what QEMU printed
+	watch panicWatch // what the console says of a panic
+
+	copying sync.WaitGroup // the readers of console and output
+
+	mu        sync.Mutex
+	qmp       *qmp
+	killed    bool
+	connected bool   // a guest came far enough to be dialled
+	reason    string // of QMP's SHUTDOWN event
+
+	done chan struct{} // closed when all is gone
+	err  error         // valid once done is closed
+}
+
+var (
+	_ driver.VM           = (*vm)(nil)
+	_ driver.ProcessOwner = (*vm)(nil)
+)
+
+func newVM(out driver.Output, log *slog.Logger) *vm {
+	if out.Console == nil {
+		out.Console = io.Discard
+	}
+	if out.VMM == nil {
+		out.VMM = io.Discard
+	}
+	return &vm{out: out, log: log, port: newPort(), done: make(chan struct{})}
+}
+
+// run starts the readers and the one who waits for the end.
+func (v *vm) run() {
+	v.copying.Go(func() { copyAll(io.MultiWriter(&v.watch, v.out.Console), v.consoleConn) })
+	v.copying.Go(func() { copyAll(io.MultiWriter(&v.words, v.out.VMM), v.output) })
+	go v.reap()
+}
+
+// copyAll reads until the end whatever becomes of the writer: a QEMU whose console nobody
+// reads stands still.
+func copyAll(w io.Writer, r io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			_, _ = w.Write(buf[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// reap waits for QEMU's end, collects what it said last, and clears up.
+func (v *vm) reap() {
+	<-v.child.exited
+	drained := make(chan struct{})
+	go func() {
+		v.copying.Wait()
+		if q := v.monitor(); q != nil {
+			<-q.done // the SHUTDOWN event may still be in the socket
+		}
+		close(drained)
+	}()
+	timer := time.NewTimer(drainTimeout)
+	select {
+	case <-drained:
+	case <-timer.C:
+	}
+	timer.Stop()
+	v.port.end()
+	v.release()
+	<-drained
+	v.err = v.verdict()
+	close(v.done)
+}
+
+// release closes our ends.
+func (v *vm) release() {
+	for _, c := range []*connFile{v.qmpConn, v.consoleConn} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+	for _, f := range []*os.File{v.output, v.outputChild} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// verdict says whether the machine ended as it should.
+func (v *vm) verdict() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.killed {
+		return nil
+	}
+	if v.qmp != nil {
+		if err := v.qmp.broken(); err != nil {
+			return err
+		}
+	}
+	panicked := v.watch.text()
+	switch {
+	case v.reason == "guest-shutdown":
+		return nil
+	case v.reason == "guest-panic", v.reason == "guest-reset" && panicked != "":
+		if panicked == "" {
+			panicked = "the kernel said nothing more"
+		}
+		return machine.Errorf("guest.panic", "look at the console log", "the guest's kernel panicked: %s", panicked)
+	case v.reason == "guest-reset" && v.connected:
+		return nil // a reboot of a guest that was up: the machine ends with it
+	case v.reason == "guest-reset":
+		return machine.Errorf("guest.reset", "look at the console log; try another --kernel", "the guest reset itself while it booted")
+	}
+	e := machine.Errorf("boot.vmm_died", "look at the VMM's words below, or at its log", "QEMU %s", v.child.end())
+	if e.Detail = v.words.String(); e.Detail != "" {
+		e.Message += ": " + e.Detail[lastLine(e.Detail):]
+	}
+	return e
+}
+
+func lastLine(s string) int {
+	for i := len(s) - 1; i >= 0; i-- {
+		if s[i] == '\n' {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// event handles one QMP event.
+func (v *vm) event(name string, data json.RawMessage) {
+	switch name {
+	case "SHUTDOWN":
+		var d struct {
+			Reason string `json:"reason"`
+		}
+		_ = json.Unmarshal(data, &d) // a bad one gives no reason, which is an error in the end
+		v.mu.Lock()
+		if v.reason == "" {
+			v.reason = clip(d.Reason, 64)
+		}
+		v.mu.Unlock()
+	case "VSERPORT_CHANGE":
+		var d struct {
+			ID   string `json:"id"`
+			Open bool   `json:"open"`
+		}
+		if json.Unmarshal(data, &d) == nil && d.ID == agentDevice {
+			v.port.changed(d.Open)
+		}
+	}
+}
+
+func (v *vm) setQMP(q *qmp) {
+	v.mu.Lock()
+	v.qmp = q
+	v.mu.Unlock()
+	go func() {
+		<-q.done
+		// Without its monitor a machine cannot be controlled; a QEMU that is ending anyway
+		// loses nothing.
+		if q.broken() != nil {
+			v.log.Error("QEMU's monitor failed, ending it", "error", q.failure())
+			_ = v.child.kill()
+		}
+	}()
+}
+
+func (v *vm) monitor() *qmp {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.qmp
+}
+
+// Dial implements driver.VM.
+func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	if v.cid != 0 {
+		conn, err := dialVsock(ctx, v.cid, port, v.done)
+		if err == nil && port == driver.AgentPort {
+			v.sawGuest()
+		}
+		return conn, err
+	}
+	if port != driver.AgentPort {
+		return nil, driver.ErrNoSuchPort
+	}
+	conn, err := v.port.dial(ctx, v.monitor())
+	if err == nil {
+		v.sawGuest()
+	}
+	return conn, err
+}
+
+func (v *vm) sawGuest() {
+	v.mu.Lock()
+	v.connected = true
+	v.mu.Unlock()
+}
+
+// Shutdown implements driver.VM. The guest notices only if it has a driver for the button;
+// Debian's cloud kernel has it as the module "button", which our initramfs does not load. The
+// agent's own shutdown is the regular way.
+func (v *vm) Shutdown(ctx context.Context) error {
+	_, err := v.monitor().execute(ctx, "system_powerdown", nil)
+	if errors.Is(err, errQMPClosed) {
+		return nil // it is ending or has ended
+	}
+	return err
+}
+
+// Kill implements driver.VM.
+func (v *vm) Kill() error {
+	v.mu.Lock()
+	select {
+	case <-v.child.exited: // how it ended is settled
+	default:
+		v.killed = true
+	}
+	v.mu.Unlock()
+	return v.child.kill()
+}
+
+// Wait implements driver.VM.
+func (v *vm) Wait() error {
+	<-v.done
+	return v.err
+}
+
+// Pid implements driver.ProcessOwner.
+func (v *vm) Pid() int { return v.child.pid }

@@ -1,0 +1,111 @@
+package qemu
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+func discardOutput() driver.Output { return driver.Output{} }
+
+func TestTailKeepsTheEndEscaped(t *testing.T) {
+	var w tail
+	for range 5000 {
+		_, _ = w.Write([]byte("an earlier line\n"))
+	}
+	_, _ = w.Write([]byte(strings.Repeat("x", 3*maxTail) + "\nred \x1b[31m\xff\r\nlast\n"))
+	got := w.String()
+	if !strings.HasSuffix(got, "\nred \\x1b[31m\\xff\nlast") || len(got) > maxTail+64 || len(w.raw()) > maxTail {
+		t.Errorf("%d bytes, ending in %q", len(got), got[max(0, len(got)-60):])
+	}
+}
+
+func TestPanicWatch(t *testing.T) {
+	var w panicWatch
+	for _, piece := range []string{"[ 1.0] all is well\n[ 2.0] Kernel pa", "nic - not syncing: no ", "init\x1b found\r\n", "Kernel panic - not syncing: another\n"} {
+		_, _ = w.Write([]byte(piece))
+	}
+	if got, want := w.text(), `Kernel panic - not syncing: no init\x1b found`; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	var flood panicWatch
+	for range 100 {
+		_, _ = flood.Write(make([]byte, 1<<16))
+	}
+	if len(flood.line) > 1024 || flood.text() != "" {
+		t.Errorf("a line without end keeps %d bytes", len(flood.line))
+	}
+}
+
+func TestMarkWatchAcrossWrites(t *testing.T) {
+	lives := 0
+	w := &markWatch{seen: make(chan struct{}), alive: func() { lives++ }}
+	for _, c := range []byte("noise " + probeMark + " more " + probeMark) {
+		_, _ = w.Write([]byte{c})
+	}
+	select {
+	case <-w.seen:
+	default:
+		t.Error("the mark was not seen")
+	}
+	if lives == 0 {
+		t.Error("no sign of life was reported")
+	}
+}
+
+// Words as QEMU 7.2 really writes them.
+func TestExplain(t *testing.T) {
+	tests := []struct{ words, code string }{
+		{"qemu-system-x86_64: cannot set up guest memory 'microvm.ram': Cannot allocate memory", "limit.memory"},
+		{"qemu-system-x86_64: -blockdev {...}: Failed to get \"write\" lock\nIs another process using the image [/dev/fdset/1]?", "disk.busy"},
+		{"qemu-system-x86_64: invalid kernel header", "boot.kernel_invalid"},
+		{"qemu-system-x86_64: could not load kernel '/proc/self/fd/5'", "boot.kernel_invalid"},
+		{"qemu-system-x86_64: something new", "boot.vmm_died"},
+		{"", "boot.vmm_died"},
+	}
+	for _, tt := range tests {
+		err := explain(goldenBoot(), "ended with exit code 1", tt.words)
+		if got := machine.CodeOf(err); got != tt.code {
+			t.Errorf("%q: code %q, want %q", tt.words, got, tt.code)
+		}
+	}
+}
+
+func TestVersions(t *testing.T) {
+	tests := []struct{ text, version, code string }{
+		{"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright", "7.2.22", ""},
+		{"QEMU emulator version 10.0.0\n", "10.0.0", ""},
+		{"QEMU emulator version 6.2.0 (x)", "6.2.0", ""},
+		{"QEMU emulator version 6.1.9", "6.1.9", "backend.version"},
+		{"QEMU emulator version 2.12", "2.12", "backend.version"},
+		{"hello", "", ""},
+	}
+	for _, tt := range tests {
+		v, err := parseVersion(tt.text)
+		if v != tt.version || (err == nil) != (tt.version != "") {
+			t.Errorf("%q: version %q, %v", tt.text, v, err)
+		}
+		if err != nil {
+			continue
+		}
+		if got := machine.CodeOf(checkVersion(v, "q")); got != tt.code {
+			t.Errorf("%s: code %q, want %q", v, got, tt.code)
+		}
+	}
+}
+
+func TestMeasureTSC(t *testing.T) {
+	if cycles() == 0 || !constantTSC() {
+		t.Skip("this processor has no counter of constant rate that we read")
+	}
+	a, b := measureTSC(tscWindow), measureTSC(2*tscWindow)
+	if diff := a - b; a == 0 || diff > a/2000 || -diff > a/2000 {
+		t.Errorf("two measurements differ by more than 0.05 %%: %d and %d kHz", a, b)
+	}
+	if measureTSC(time.Nanosecond) < 0 {
+		t.Error("a negative frequency")
+	}
+}
