@@ -1,0 +1,50 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/engine"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// Engine is the verbs that the commands call. *engine.Engine is the real one.
+type Engine interface {
+	lifecycle
+	queries
+	guest
+	assets
+}
+
+type lifecycle interface {
+	Up(ctx context.Context, spec machine.Spec, o engine.UpOptions) (engine.UpResult, error)
+	Down(ctx context.Context, name string, o engine.DownOptions) error
+	Remove(ctx context.Context, name string, force bool) error
+	Wait(ctx context.Context, name string) (machine.Status, error)
+}
+
+type queries interface {
+	List(ctx context.Context) ([]machine.View, error)
+	Names(ctx context.Context) []string
+	Inspect(ctx context.Context, name string) (engine.Detail, error)
+	Logs(ctx context.Context, name string, o engine.LogOptions, emit func(engine.LogLine) error) error
+}
+
+type guest interface {
+	Exec(ctx context.Context, name string, o engine.ExecOptions) (engine.ExecResult, error)
+	Console(ctx context.Context, name string, o engine.ExecOptions) (engine.ExecResult, error)
+	Copy(ctx context.Context, src, dst string, o engine.CopyOptions) (engine.CopyResult, error)
+	Diff(ctx context.Context, name string, emit func(agentproto.Change) error) error
+	Forward(ctx context.Context, name string, ports []machine.Port) ([]machine.Port, error)
+	Forwards(ctx context.Context, name string) ([]machine.Port, error)
+	Unforward(ctx context.Context, name string, p machine.Port) error
+}
+
+type assets interface {
+	Kernels(ctx context.Context) ([]engine.KernelInfo, error)
+	FetchKernel(ctx context.Context, progress func(engine.Progress)) (engine.KernelInfo, error)
+	Images(ctx context.Context) ([]engine.ImageInfo, error)
+	Backends(ctx context.Context) []engine.Backend
+}
+
+var _ Engine = (*engine.Engine)(nil)

@@ -1,0 +1,284 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mvmctl/mvmctl/internal/engine"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/ui"
+)
+
+type upOptions struct {
+	name           string
+	publish        []string
+	env            envFlags
+	workdir, user  string
+	labels         []string
+	detach, remove bool
+	dev, sealed    bool
+	tty            ttyFlags
+	timings, json  bool
+	calledAs       string
+	source         string   // what to run: the one argument before --
+	command        []string // after --
+}
+
+func (a *app) upCommand() *cobra.Command {
+	var o upOptions
+	cmd := &cobra.Command{
+		Use:     "up [flags] IMAGE [-- COMMAND [ARG...]]",
+		GroupID: groupMachines,
+		Short:   "Start a machine",
+		Long: `Start a machine from an image and run COMMAND in it, or what the image runs.
+
+In the foreground the command's output is all there is on standard output, its exit
+code is mvmctl's, and Ctrl-C stops the machine. A machine without --name is then
+removed when it ends; a named one stays and can be started again:
+
+  mvmctl up --name NAME      start a stopped machine as it was
+  mvmctl start NAME          the same
+
+With -d the machine goes on in the background and its name is printed, alone.
+Starting a machine that runs already as asked is no error.`,
+		Example: `  mvmctl run minimal -- echo hello
+  mvmctl up minimal --name web -d --cpus 2 -m 1G -p 8080:80
+  ID=$(mvmctl up -d minimal)
+  mvmctl up minimal -e KEY=value --env-file settings.env -- env
+  mvmctl up minimal --require-isolation vm -- ./untrusted`,
+		Args: func(cmd *cobra.Command, args []string) error { return o.split(cmd, args) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.calledAs = cmd.CalledAs()
+			return a.up(cmd, o)
+		},
+		ValidArgsFunction: a.completeImages,
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+func (o *upOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.name, "name", "", "`NAME` of the machine (default: a pleasant one is made up)")
+	f.String("cpus", "", "virtual CPUs, a `NUMBER` (default 1)")
+	f.StringP("memory", "m", "", "memory, a `SIZE` such as 512M or 2G (default 512M)")
+	f.String("disk", "", "`SIZE` of the machine's own disk, sparse (default 8G)")
+	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a `PORT`: [ADDRESS:]HOSTPORT:GUESTPORT, or GUESTPORT for the same on both sides; binds 127.0.0.1 unless an address is given; host port 0 picks one")
+	o.env.register(f)
+	f.StringVarP(&o.workdir, "workdir", "w", "", "`DIRECTORY` in which COMMAND starts")
+	f.StringVarP(&o.user, "user", "u", "", "`USER` of COMMAND: a name or uid[:gid]")
+	f.BoolVarP(&o.detach, "detach", "d", false, "go on in the background and print the name")
+	f.BoolVar(&o.remove, "rm", false, "remove the machine when it ends")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "`KEY=VALUE` to remember with the machine")
+	f.String("hypervisor", "", "use the backend `NAME` and no other; see doctor (default: the best that works)")
+	f.String("require-isolation", "", "refuse a backend that isolates less than `LEVEL`: emulated, container, vm or vm+jail")
+	f.String("kernel", "", "guest `KERNEL`: a path, a release or an id (default: the newest)")
+	f.BoolVar(&o.dev, "dev", false, "allow console, exec, copy and forward (the default)")
+	f.BoolVar(&o.sealed, "sealed", false, "refuse console, exec, copy and forward into the guest")
+	f.String("timeout", "", "`DURATION` it may take to become ready (default 2m)")
+	o.tty.register(f)
+	f.BoolVar(&o.timings, "timings", false, "print what took how long, on standard error")
+	f.String("progress", "", "progress on standard error, a `MODE`: auto, plain or none (default auto)")
+	f.BoolVar(&o.json, "json", false, "with -d: print the result as JSON; errors are JSON too")
+	_ = cmd.RegisterFlagCompletionFunc("require-isolation", cobra.FixedCompletions(isolationLevels(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions([]string{"auto", "plain", "none"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// split tells what to run from the guest command.
+func (o *upOptions) split(cmd *cobra.Command, args []string) error {
+	before := args
+	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+		before, o.command = args[:dash], args[dash:]
+		if len(o.command) == 0 {
+			return machine.Usagef("usage.args", "write the guest command after --, or leave -- out", "there is nothing after --")
+		}
+	}
+	switch {
+	case len(before) > 1:
+		return machine.Usagef("usage.args", fmt.Sprintf("write `--` before the guest command: mvmctl %s %s -- %s", cmd.CalledAs(), before[0], clip(strings.Join(before[1:], " "))),
+			"%s is one argument too many", quoted(before[1]))
+	case len(before) == 1:
+		o.source = before[0]
+	case o.name == "":
+		return machine.Usagef("usage.args", "usage: "+cmd.UseLine()+"; `mvmctl image list` shows the images", "IMAGE is missing")
+	}
+	if o.source == "" && len(before) == 1 {
+		return machine.Usagef("usage.args", "`mvmctl image list` shows the images", "the image's name is empty")
+	}
+	if o.dev && o.sealed {
+		return machine.Usagef("usage.flag", "leave one of them out", "--dev and --sealed exclude each other")
+	}
+	if o.json && !o.detach {
+		return machine.Usagef("usage.flag", "add -d, or leave out --json", "--json needs -d: in the foreground standard output is the guest's")
+	}
+	return nil
+}
+
+func (a *app) up(cmd *cobra.Command, o upOptions) error {
+	ctx := cmd.Context()
+	cfg, err := a.settingsOf(cmd)
+	if err != nil {
+		return err
+	}
+	spec, err := specOf(cfg)
+	if err != nil {
+		return err
+	}
+	if err := a.fill(&spec, o); err != nil {
+		return err
+	}
+	eng, err := a.engine(cfg)
+	if err != nil {
+		return err
+	}
+	if err := resolve(ctx, eng, &spec, o); err != nil {
+		return err
+	}
+	progress := a.newProgress(cfg)
+	defer progress.Stop()
+	show := newSteps(progress)
+	s := a.newSession(spec.TTY, false)
+	defer s.end()
+	uo := engine.UpOptions{
+		Detach: o.detach, Streams: s.streams(), Progress: show.report,
+		Notice: func(text string) { progress.Print("mvmctl: " + text) },
+		Started: func(r engine.UpResult) {
+			progress.Stop()
+			a.announce(r, o)
+			if !o.detach && !r.Already {
+				s.begin()
+			}
+		},
+	}
+	res, err := eng.Up(ctx, spec, uo)
+	s.end()
+	if o.timings && len(res.Phases) > 0 {
+		a.printPhases(res.Phases)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.detach && o.json:
+		return ui.JSON(a.out, res)
+	case o.detach:
+		_, err := fmt.Fprintln(a.out, res.Name)
+		return err
+	}
+	return guestExit(res.ExitCode)
+}
+
+// fill puts into the Spec what is not a setting.
+func (a *app) fill(spec *machine.Spec, o upOptions) error {
+	var err error
+	spec.Name, spec.Image = o.name, o.source
+	spec.Command, spec.Dir, spec.User = o.command, o.workdir, o.user
+	spec.Sealed = o.sealed
+	spec.Ephemeral = o.remove || o.name == "" && !o.detach
+	if spec.TTY, err = a.wantTTY(o.tty); err != nil {
+		return err
+	}
+	spec.TTY = spec.TTY && !o.detach && len(o.command) > 0
+	spec.Attach = !o.detach && len(o.command) > 0
+	if spec.Ports, err = parsePorts(o.publish); err != nil {
+		return err
+	}
+	if spec.Labels, err = parseLabels(o.labels); err != nil {
+		return err
+	}
+	if spec.Env, err = o.env.read(a); err != nil {
+		return err
+	}
+	return spec.Check()
+}
+
+// resolve finds out whether the argument means a machine that exists: `start NAME` always may,
+// `up NAME` where no image has that name, `run` never.
+func resolve(ctx context.Context, eng Engine, spec *machine.Spec, o upOptions) error {
+	if o.name == "" && o.calledAs != "run" && slices.Contains(eng.Names(ctx), o.source) {
+		isImage := false
+		if o.calledAs != "start" {
+			images, err := eng.Images(ctx)
+			if err != nil {
+				return err
+			}
+			isImage = slices.ContainsFunc(images, func(i engine.ImageInfo) bool { return i.Name == o.source })
+		}
+		if !isImage {
+			spec.Name, spec.Image, spec.Ephemeral = o.source, "", o.remove
+		}
+	}
+	if spec.Image != "" || o.detach {
+		return nil
+	}
+	// An existing machine: its own command is what is run in the foreground.
+	views, err := eng.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range views {
+		if v.Name == spec.Name && len(v.Spec.Command) > 0 {
+			spec.Attach, spec.TTY = true, v.Spec.TTY
+		}
+	}
+	return nil
+}
+
+// announce says on standard error what standard output has no place for: the ports that were
+// picked, and why no better backend is used.
+func (a *app) announce(r engine.UpResult, o upOptions) {
+	if a.json {
+		return
+	}
+	if r.Already {
+		fmt.Fprintf(a.io.Err, "mvmctl: machine %q is running already\n", ui.Line(r.Name))
+	}
+	for _, p := range r.Ports {
+		fmt.Fprintf(a.io.Err, "%s -> %d\n", hostSide(p), p.GuestPort)
+	}
+	if o.timings || a.terminal(a.io.Err) {
+		for _, n := range r.Notes {
+			fmt.Fprintf(a.io.Err, "note: %s\n", ui.Line(n))
+		}
+	}
+}
+
+func (a *app) printPhases(phases []machine.Phase) {
+	t := ui.Table{Header: []string{"PHASE", "TOOK"}}
+	for _, p := range phases {
+		t.Row(p.Name, ui.Took(p.Duration))
+	}
+	_ = t.Print(a.io.Err, 0) // standard error: nowhere to report a failure
+}
+
+// steps turns the engine's progress into the display's.
+type steps struct{ p *ui.Progress }
+
+func newSteps(p *ui.Progress) *steps { return &steps{p} }
+
+func (s *steps) report(g engine.Progress) {
+	if g.Done {
+		s.p.Done(g.Step)
+		return
+	}
+	s.p.Step(g.Step)
+	if g.Total > 0 {
+		s.p.Bytes(g.Current, g.Total)
+	}
+}
+
+func parseLabels(entries []string) (map[string]string, error) {
+	labels := make(map[string]string, len(entries))
+	for _, e := range entries {
+		k, v, _ := strings.Cut(e, "=")
+		if k == "" {
+			return nil, machine.Usagef("input.label", "write KEY=VALUE, for example --label team=web", "%s is not a label", quoted(e))
+		}
+		labels[k] = v
+	}
+	return labels, nil
+}

@@ -1,0 +1,256 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+)
+
+func settingsCheck(h Host) Check {
+	return Check{Name: "settings", Required: true, Run: func(context.Context) Finding {
+		if err := h.Settings(); err != nil {
+			return fail(fixOf(err, "correct what the message names; `mvmctl config show` lists the keys"), "%v", err)
+		}
+		return ok("files and environment are readable and valid")
+	}}
+}
+
+// cacheName is the Dir.Name of the one directory that others may read: it holds nothing of
+// anybody's machines.
+const cacheName = "cache"
+
+// dirCheck: a directory of ours exists, is a real directory, belongs to us, is private and
+// can be written.
+func dirCheck(h Host, d Dir) Check {
+	c := Check{Name: d.Name + " directory", Required: true, Run: func(context.Context) Finding {
+		info, err := os.Lstat(d.Path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if err := creatable(d.Path); err != nil {
+				return fail("mkdir -p -m 700 "+quote(d.Path), "%s does not exist and cannot be made: %v", d.Path, err)
+			}
+			return ok("%s does not exist yet; the first command that needs it makes it", d.Path)
+		case err != nil:
+			return fail("make it reachable, or choose another place with the MVM_*_DIR variables", "%v", err)
+		case !info.IsDir():
+			return fail("mv "+quote(d.Path)+" "+quote(d.Path+".old"), "%s is not a directory", d.Path)
+		}
+		if owner, known := ownerOf(info); known && owner != os.Geteuid() {
+			return fail(fmt.Sprintf("chown -R %d %s, or choose another place with the MVM_*_DIR variables", os.Geteuid(), quote(d.Path)),
+				"%s belongs to user %d, not to you", d.Path, owner)
+		}
+		perm := info.Mode().Perm()
+		if perm&0o022 != 0 {
+			return fail("chmod 700 "+quote(d.Path), "%s can be written by others (mode %04o)", d.Path, perm)
+		}
+		if err := writable(d.Path); err != nil {
+			return fail("make it writable, or choose another place with the MVM_*_DIR variables", "%s cannot be written: %v", d.Path, err)
+		}
+		if perm&0o055 != 0 && d.Name != cacheName {
+			return warn("chmod 700 "+quote(d.Path), "%s can be read by others (mode %04o)", d.Path, perm)
+		}
+		return ok("%s", d.Path)
+	}}
+	if h.MakeDir != nil {
+		c.Repair = func(context.Context) error { return h.MakeDir(d.Path) }
+	}
+	return c
+}
+
+// writable finds out by doing: mode bits say nothing to root and on read-only mounts.
+func writable(dir string) error {
+	f, err := os.CreateTemp(dir, ".doctor-*")
+	if err != nil {
+		return reason(err)
+	}
+	f.Close()
+	return os.Remove(f.Name())
+}
+
+// creatable reports whether the nearest existing parent of dir can be written.
+func creatable(dir string) error {
+	parent := existing(dir)
+	info, err := os.Stat(parent)
+	if err != nil {
+		return reason(err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", parent)
+	}
+	return accessWrite(parent)
+}
+
+func existing(path string) string {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		i := strings.LastIndexByte(path, '/')
+		if i <= 0 {
+			return "/"
+		}
+		path = path[:i]
+	}
+}
+
+func spaceCheck(d Dir) Check {
+	return Check{Name: d.Name + " space", Run: func(context.Context) Finding {
+		free, err := freeBytes(existing(d.Path))
+		if err != nil {
+			return warn("", "free space of %s is unknown: %v", d.Path, err)
+		}
+		if free < d.Needs {
+			return warn("free some space: `mvmctl ls` and `mvmctl rm` drop machines you no longer need",
+				"%s has %s free, %s are recommended", d.Path, size(free), size(d.Needs))
+		}
+		return ok("%s free", size(free))
+	}}
+}
+
+// minMemory is what one small machine and its VMM need, in bytes.
+const minMemory = 768 << 20
+
+func memoryCheck() Check {
+	return Check{Name: "memory", Run: func(context.Context) Finding {
+		free, err := availableMemory()
+		if errors.Is(err, errors.ErrUnsupported) {
+			return ok("not measured on this system")
+		}
+		if err != nil {
+			return warn("", "available memory is unknown: %v", err)
+		}
+		if free < minMemory {
+			return warn("close something, or start machines with --memory 128M", "%s available, a default machine wants 512 MiB and its VMM some more", size(free))
+		}
+		return ok("%s available", size(free))
+	}}
+}
+
+// clockCheck: the guest takes its time from the host, and certificates and logs want a sane one.
+func clockCheck(h Host) Check {
+	return Check{Name: "clock", Run: func(context.Context) Finding {
+		now := h.Now()
+		if now.Year() < 2025 || now.Year() > 2100 {
+			return warn("set the clock: timedatectl set-ntp true", "the clock says %s", now.UTC().Format(time.RFC3339))
+		}
+		return ok("%s", now.UTC().Format(time.RFC3339))
+	}}
+}
+
+func agentCheck(h Host) Check {
+	return Check{Name: "guest agent", Required: true, Run: func(context.Context) Finding {
+		a, err := h.Agent()
+		if err != nil {
+			return fail(fixOf(err, "install a complete build of mvmctl"), "this program carries no guest agent: %v", err)
+		}
+		return ok("%s", describe(a))
+	}}
+}
+
+func kernelCheck(h Host) Check {
+	c := Check{Name: "guest kernel", Run: func(ctx context.Context) Finding {
+		k, err := h.Kernel(ctx)
+		if err != nil {
+			return warn(fixOf(err, "mvmctl kernel fetch"), "no guest kernel yet: %v", err)
+		}
+		return ok("%s", describe(k))
+	}}
+	if h.Fetch != nil {
+		c.Repair = h.Fetch
+	}
+	return c
+}
+
+// backendsCheck: the backend that `up` would use has to work; each other one says what it
+// lacks.
+func backendsCheck(h Host) Check {
+	return Check{Name: "backends", Required: true, Run: func(ctx context.Context) Finding {
+		var lines, fixes []string
+		chosen := ""
+		for _, b := range h.Backends(ctx) {
+			line := b.Name + " (" + b.Summary + ")"
+			switch {
+			case b.Available && b.Chosen:
+				chosen = line
+				lines = append(lines, b.Notes...)
+			case b.Available:
+				lines = append(append(lines, line+" works when it is asked for with --hypervisor "+b.Name), b.Notes...)
+			default:
+				lines = append(lines, b.Name+": "+b.Problem)
+				if b.Remedy != "" {
+					fixes = append(fixes, b.Name+": "+b.Remedy)
+				}
+			}
+		}
+		if chosen == "" {
+			return fail(strings.Join(fixes, "\n"), "%s", strings.Join(append([]string{"no backend that `up` would use can run machines here"}, lines...), "\n"))
+		}
+		return ok("%s", strings.Join(append([]string{"up uses " + chosen}, lines...), "\n"))
+	}}
+}
+
+func machinesCheck(h Host) Check {
+	var broken []Machine
+	c := Check{Name: "machines", Run: func(ctx context.Context) Finding {
+		all, err := h.Machines(ctx)
+		if err != nil {
+			return fail(fixOf(err, ""), "%v", err)
+		}
+		broken = broken[:0]
+		var names []string
+		for _, m := range all {
+			if m.Broken {
+				broken = append(broken, m)
+				names = append(names, m.Name)
+			}
+		}
+		if len(broken) > 0 {
+			return warn("mvmctl down "+strings.Join(names, " "), "left behind by a supervisor that died: %s", strings.Join(names, ", "))
+		}
+		return ok("%d known, none left behind", len(all))
+	}}
+	if h.Clean != nil {
+		c.Repair = func(ctx context.Context) error {
+			var errs []error
+			for _, m := range broken {
+				errs = append(errs, h.Clean(ctx, m.Name))
+			}
+			return errors.Join(errs...)
+		}
+	}
+	return c
+}
+
+func describe(t Thing) string {
+	if t.Note == "" {
+		return t.Name
+	}
+	return t.Name + " (" + t.Note + ")"
+}
+
+func reason(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+func size(n int64) string {
+	if n < 1<<30 {
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+}
+
+// quote makes a path safe to paste into a shell.
+func quote(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
