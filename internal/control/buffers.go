@@ -9,8 +9,8 @@ func newBuffers() *buffers {
 	return &buffers{pool: sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}}
 }
 
-// Get implements httputil.BufferPool.
+// Get lends a buffer.
 func (b *buffers) Get() []byte { return *b.pool.Get().(*[]byte) }
 
-// Put implements httputil.BufferPool.
+// Put takes it back.
 func (b *buffers) Put(p []byte) { b.pool.Put(&p) }

@@ -133,3 +133,8 @@ func answerError(data []byte, status string) error {
 	}
 	return f.Err()
 }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -170,6 +170,32 @@ func TestAgentStreamsAreFullDuplex(t *testing.T) {
 	}
 }
 
+// An answer that has ended ends the stream, although the request goes on: nobody closes a
+// terminal's input.
+func TestTheEndOfTheAnswerEndsTheStream(t *testing.T) {
+	closed := make(chan struct{})
+	d := &double{agent: roundTripper(func(r *http.Request) (*http.Response, error) {
+		go func() {
+			_, _ = io.Copy(io.Discard, r.Body) // as a transport does
+			close(closed)
+		}()
+		return &http.Response{StatusCode: 200, ProtoMajor: 2, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("done"))}, nil
+	})}
+	c, _ := serve(t, d)
+	pr, pw := io.Pipe()
+	defer func() { _ = pw.Close() }()
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://agent/v1/exec", pr)
+	resp, err := c.Agent().RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := io.ReadAll(resp.Body); err != nil || string(data) != "done" {
+		t.Errorf("%q, %v", data, err)
+	}
+	_ = resp.Body.Close()
+	<-closed
+}
+
 // A stream that the agent's side cuts must not look like one that ended.
 func TestACutAgentStreamIsAnError(t *testing.T) {
 	d := &double{agent: roundTripper(func(*http.Request) (*http.Response, error) {

@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"time"
 
@@ -125,45 +123,9 @@ func handler(s Supervisor, log *slog.Logger) http.Handler {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
-	mux.Handle(agentPrefix+"/", agentProxy(s, log))
+	mux.Handle(agentPrefix+"/", http.StripPrefix(agentPrefix, &agentProxy{agent: s.Agent, buffers: newBuffers(), log: log}))
 	return mux
 }
-
-// agentProxy passes requests on to the guest agent. Bytes are flushed as they come, both ways.
-func agentProxy(s Supervisor, log *slog.Logger) http.Handler {
-	target := &url.URL{Scheme: "https", Host: "agent"}
-	return http.StripPrefix(agentPrefix, &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(target)
-			r.Out.Host = target.Host
-		},
-		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-			rt, err := s.Agent()
-			if err != nil {
-				return nil, err
-			}
-			return rt.RoundTrip(r)
-		}),
-		FlushInterval: -1,
-		BufferPool:    newBuffers(),
-		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() != nil {
-				return
-			}
-			var known *machine.Error
-			if !errors.As(err, &known) {
-				err = machine.Errorf("agent.lost", "look at `mvmctl logs --source console`", "the guest agent does not answer: %w", err)
-			}
-			refuse(w, http.StatusBadGateway, err)
-		},
-	})
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-// RoundTrip implements http.RoundTripper.
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func receive(w http.ResponseWriter, r *http.Request, v any) bool {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
