@@ -1,0 +1,27 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/driver/fake"
+	"github.com/mvmctl/mvmctl/internal/driver/qemu"
+	"github.com/mvmctl/mvmctl/internal/engine"
+	"github.com/mvmctl/mvmctl/internal/paths"
+)
+
+// drivers are the backends in this binary, in order of preference, and the names of those that
+// are used only when they are asked for.
+func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver, map[string]bool) {
+	q := qemu.New(qemu.Options{
+		CacheDir: p.Cache, Accel: os.Getenv("MVM_QEMU_ACCEL"), Binary: os.Getenv("MVM_QEMU"), Log: log,
+		BootProbe: func(ctx context.Context) (qemu.ProbeAssets, error) {
+			k, rd, err := e.ProbeAssets(ctx)
+			return qemu.ProbeAssets{Kernel: k, Initrd: rd}, err
+		},
+	})
+	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
+	return []driver.Driver{q, f}, map[string]bool{f.Name(): true}
+}

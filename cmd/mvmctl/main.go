@@ -1,0 +1,38 @@
+// Command mvmctl builds, boots and manages microVMs.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/mvmctl/mvmctl/internal/cli"
+	"github.com/mvmctl/mvmctl/internal/paths"
+)
+
+// version is set by the build (-ldflags -X main.version=…).
+var version = "dev" //nolint:gochecknoglobals // the linker's way in
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	if len(os.Args) > 1 && os.Args[1] == superviseCommand {
+		return runSupervisor()
+	}
+	streams, stop := cli.Stdio()
+	defer stop()
+	return cli.Run(context.Background(), os.Args[1:], streams, deps())
+}
+
+func runSupervisor() int {
+	p, err := paths.Find(os.Getenv, os.Geteuid())
+	if err == nil {
+		err = supervise(p)
+	}
+	if err != nil {
+		// Standard error is the supervisor's log; who started it has been told by event.
+		_, _ = fmt.Fprintln(os.Stderr, "supervisor:", err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/engine"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
+	"github.com/mvmctl/mvmctl/internal/store"
+	"github.com/mvmctl/mvmctl/internal/supervisor"
+)
+
+// supervise is the whole life of a supervisor process. It was started by the engine of another
+// process, which handed over the request on standard input, the pipe for events and the locked
+// file that proves this process alive.
+func supervise(p paths.Paths) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	events := os.NewFile(supervisor.EventsFD, "events")
+	alive := os.NewFile(supervisor.AliveFD, "alive")
+	if events == nil || alive == nil {
+		return machine.Usagef("supervise.internal", "use `mvmctl up`", "this command is for mvmctl itself")
+	}
+	// Inherited descriptors are not closed on exec by themselves; a VMM must not hold them.
+	syscall.CloseOnExec(supervisor.EventsFD)
+	syscall.CloseOnExec(supervisor.AliveFD)
+	defer func() { _ = alive.Close() }()
+	// The request holds the host's private key: no core file may.
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		log.Warn("forbidding core files", "error", err)
+	}
+	req, err := supervisor.ReadRequest(os.Stdin)
+	if err != nil {
+		return err
+	}
+	if err := os.Stdin.Close(); err != nil {
+		log.Debug("closing standard input", "error", err)
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+
+	all := parts(p, log)
+	d, err := driverNamed(all.Drivers, req.Boot.Driver)
+	if err != nil {
+		return err
+	}
+	st := store.New(p)
+	err = supervisor.Run(ctx, supervisor.Options{
+		Request: req, Driver: d, Places: p.Machine(req.Boot.Name, req.Boot.ID), Build: version,
+		SaveStatus: func(s machine.Status) error { return st.SaveStatus(req.Boot.Name, s) },
+		Events:     events, Log: log,
+	})
+	_ = alive.Close()
+	engine.New(all).RemoveEnded(context.WithoutCancel(ctx), req.Boot.Name, req.Boot.Generation)
+	return err
+}
+
+func driverNamed(ds []driver.Driver, name string) (driver.Driver, error) {
+	for _, d := range ds {
+		if d.Name() == name {
+			return d, nil
+		}
+	}
+	return nil, fmt.Errorf("no driver %q in this program", name)
+}
