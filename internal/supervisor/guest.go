@@ -29,7 +29,7 @@ type guest struct {
 	mainBusy int           // attached streams to the main program under way
 	mainIdle chan struct{} // closed while mainBusy is 0
 
-	logged  chan struct{} // closed when the log pump saw the guest's last line
+	logged  chan struct{} // closed when the first connection has been read to its end
 	logOnce sync.Once
 	lastLog uint64
 	lastEvt uint64
@@ -133,19 +133,29 @@ func (g *guest) pump(ctx context.Context, c *agentclient.Client) {
 		err := c.Logs(ctx, g.lastLog, func(e agentproto.LogEntry) error {
 			g.lastLog = e.Seq
 			if e.End {
-				g.logOnce.Do(func() { close(g.logged) })
 				return nil
 			}
 			return enc.Encode(e)
 		})
 		g.opts.Log.Debug("log stream ended", "error", err)
 	})
+	read := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(read)
+	}()
 	select {
 	case <-c.Closed():
+		// What has arrived is still being read; the streams end by themselves.
+		select {
+		case <-read:
+		case <-time.After(drainLogs):
+		}
 	case <-ctx.Done():
 	}
 	cancel()
-	wg.Wait()
+	<-read
+	g.logOnce.Do(func() { close(g.logged) })
 }
 
 // mainExited reports the main program's end once whoever is attached has had its output.
