@@ -182,11 +182,11 @@ func TestVMMKilledAtEveryStep(t *testing.T) {
 
 func (l *lab) killVMM(name string) {
 	l.t.Helper()
-	v := l.machine(name)
-	if v == nil || v.Status == nil || v.Status.VMM.Pid == 0 {
-		l.t.Fatalf("no VMM to kill: %+v", v)
+	pid := l.status(name).VMM.Pid
+	if pid == 0 {
+		l.t.Fatal("no VMM to kill")
 	}
-	if err := syscall.Kill(v.Status.VMM.Pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		l.t.Fatal(err)
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
 // commandTime bounds one mvmctl command: an emulated guest on a busy two-core machine, with
@@ -178,23 +180,25 @@ func (l *lab) must(args ...string) string {
 
 // view is the part of `ls --json` that the tests look at.
 type view struct {
-	Name    string `json:"name"`
-	ID      string `json:"id"`
-	State   string `json:"state"`
-	Problem string `json:"problem"`
-	Status  *struct {
-		ExitCode *int `json:"exit_code"`
-		VMM      struct {
-			Pid int `json:"pid"`
-		} `json:"vmm"`
-		Supervisor struct {
-			Pid int `json:"pid"`
-		} `json:"supervisor"`
-		Ports []struct {
-			HostPort  int `json:"host_port"`
-			GuestPort int `json:"guest_port"`
-		} `json:"ports"`
-	} `json:"status"`
+	Name     string         `json:"name"`
+	State    string         `json:"state"`
+	Problem  string         `json:"problem"`
+	ExitCode *int           `json:"exit_code"`
+	Ports    []machine.Port `json:"ports"`
+}
+
+// status reads what the machine's supervisor wrote last, which has the processes' ids.
+func (l *lab) status(name string) machine.Status {
+	l.t.Helper()
+	var file struct{ Body machine.Status }
+	data, err := os.ReadFile(filepath.Join(l.dir, "state", "machines", name, "status.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &file)
+	}
+	if err != nil {
+		l.t.Fatalf("status of %s: %v", name, err)
+	}
+	return file.Body
 }
 
 // list returns what `ls --json` says.

@@ -45,7 +45,7 @@ func TestTwoStartsOfOneName(t *testing.T) {
 				if r.code != 0 && !strings.Contains(r.stderr, "in use by") {
 					t.Errorf("%v", r)
 				}
-				if r.code != 0 || strings.Contains(r.stderr, "already running") {
+				if r.code != 0 || strings.Contains(r.stderr, "running already") {
 					told++
 				}
 			}
@@ -93,8 +93,7 @@ func TestAHangingSupervisor(t *testing.T) {
 	l := newLab(t, "fake", false)
 	l.must("up", "-d", "--name", "m", "minimal")
 	l.must("up", "-d", "--name", "other", "minimal")
-	v := l.machine("m")
-	if err := syscall.Kill(v.Status.Supervisor.Pid, syscall.SIGSTOP); err != nil {
+	if err := syscall.Kill(l.status("m").Supervisor.Pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()

@@ -176,8 +176,10 @@ func TestCopy(t *testing.T) {
 			}
 		}
 		l.must("cp", src+"/a.txt", "m:/tmp/renamed")
-		if out := l.must("exec", "m", "--", "cat", "/tmp/renamed"); l.driver != "fake" && out != "alpha" {
-			t.Errorf("file into the guest: %q", out)
+		if l.driver != "fake" { // whose commands see the host's files
+			if out := l.must("exec", "m", "--", "cat", "/tmp/renamed"); out != "alpha" {
+				t.Errorf("file into the guest: %q", out)
+			}
 		}
 		l.must("cp", src, "m:/tmp/")
 		l.must("cp", "m:/tmp/src", l.dir+"/back")
@@ -207,10 +209,10 @@ func TestPublishedPorts(t *testing.T) {
 	eachDriver(t, false, func(t *testing.T, l *lab) {
 		l.must("up", "-d", "--name", "m", "-p", "0:7", "minimal", "--", "sh", "-c", "while true; do nc -l -p 7 -e cat || nc -l 7; done")
 		v := l.machine("m")
-		if v == nil || v.Status == nil || len(v.Status.Ports) != 1 || v.Status.Ports[0].HostPort == 0 {
+		if v == nil || len(v.Ports) != 1 || v.Ports[0].HostPort == 0 {
 			t.Fatalf("ports: %+v", v)
 		}
-		taken := strconv.Itoa(v.Status.Ports[0].HostPort)
+		taken := strconv.Itoa(v.Ports[0].HostPort)
 		if r := l.run("up", "-d", "--name", "n", "-p", taken+":7", "minimal"); r.code != 125 || !strings.Contains(r.stderr, "in use") {
 			t.Errorf("a port that is taken: %v", r)
 		}
@@ -307,7 +309,7 @@ func TestWaitGivesTheExitCode(t *testing.T) {
 		if out := l.must("logs", "m"); !strings.Contains(out, "said\n") {
 			t.Errorf("logs: %q", out)
 		}
-		if v := l.machine("m"); v.State != "exited" || v.Status.ExitCode == nil || *v.Status.ExitCode != 5 {
+		if v := l.machine("m"); v == nil || v.State != "exited" || v.ExitCode == nil || *v.ExitCode != 5 {
 			t.Errorf("ls: %+v", v)
 		}
 		l.must("rm", "m")
