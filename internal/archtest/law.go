@@ -1,0 +1,167 @@
+package archtest
+
+import "slices"
+
+// Side says on which side of the guest boundary a package lives.
+type side string
+
+const (
+	sideWords side = "words" // vocabulary that crosses the boundary
+	sideHost  side = "host"
+	sideGuest side = "guest"
+	sideTop   side = "top" // programs, end-to-end tests and tools: they may import their whole side
+)
+
+// row is one package of the import table: its place and what of ours its non-test files may
+// import. A test file may import anything.
+type row struct {
+	side  side
+	layer int // imports go down or stay level, never up
+	may   []string
+}
+
+// table is the import law of docs/architecture.md, section "Who may import whom". Keys are
+// folders relative to the module; those below internal are written without the prefix. Rows
+// of planned packages stand here already, so that the first file of a new package is right.
+func table() map[string]row {
+	host := func(layer int, may ...string) row { return row{sideHost, layer, may} }
+	guest := func(layer int, may ...string) row { return row{sideGuest, layer, may} }
+
+	backend := host(3, "driver", "machine", "vsock", "jailer", "disk", "process", "fault")
+
+	return map[string]row{
+		// 0 words
+		"machine":    host(0),
+		"agentproto": {sideWords, 0, nil},
+
+		// 1 tools
+		"paths":       host(1, "machine"),
+		"vsock":       {sideWords, 1, nil},
+		"disk":        host(1),
+		"forward":     host(1),
+		"secret":      host(1),
+		"audit":       host(1),
+		"trust":       host(1),
+		"fault":       host(1),
+		"network":     host(1, "machine"),
+		"jailer":      host(1, "machine"),
+		"control":     host(1, "machine"),
+		"process":     host(1, "machine"),
+		"agentclient": host(1, "agentproto"),
+
+		// 2 state
+		"store":    host(2, "machine", "paths", "fault"),
+		"image":    host(2, "machine", "paths", "trust", "disk"),
+		"kernel":   host(2, "machine", "paths", "trust", "disk"),
+		"initrd":   host(2, "machine", "paths", "trust", "disk", "kernel"),
+		"agentbin": host(2, "machine"),
+
+		// 3 backends: they see the contract and what they need to start a VMM, never each other
+		"driver":             host(3, "machine"),
+		"driver/qemu":        backend,
+		"driver/fake":        backend,
+		"driver/firecracker": backend,
+		"driver/vz":          backend,
+		"driver/lima":        backend,
+		"driver/docker":      backend,
+		"driver/drivertest": host(3, "driver", "machine", "disk", "process", "fault", "vsock",
+			"paths", "image", "kernel", "initrd", "agentbin", "agentproto", "agentclient"),
+
+		// 4 work
+		"build": host(4, "disk", "image", "trust"),
+		"supervisor": host(4, "machine", "paths", "driver", "control", "agentclient", "agentproto",
+			"forward", "process", "network", "audit", "fault"),
+		"engine": host(4, "machine", "paths", "image", "kernel", "initrd", "agentbin", "disk", "secret",
+			"driver", "agentclient", "agentproto", "process", "audit", "fault"),
+		"doctor": host(4),
+
+		// 5 face
+		"config": host(5),
+		"ui":     host(5),
+		"cli":    host(5, "machine", "engine", "build", "doctor", "config", "ui"),
+
+		// guest: the agent and its parts. Host and guest share bytes (agentproto), not code.
+		"guestproc": guest(1, "agentproto"),
+		"userland":  guest(1),
+		"guestinit": guest(2, "agentproto", "guestproc"),
+		"service":   guest(2, "agentproto", "guestproc"),
+		"agent":     guest(3, "agentproto", "vsock", "guestproc", "guestinit", "service", "userland"),
+
+		// this package
+		"archtest": host(1),
+
+		// top
+		"cmd/mvmctl":      {sideTop, 9, allOn(sideHost)},
+		"cmd/mvm-agent":   {sideTop, 9, allOn(sideGuest)},
+		"e2e":             {sideTop, 9, allOn(sideHost)},
+		"bench":           {sideTop, 9, allOn(sideHost)},
+		"scripts/testsum": {sideTop, 9, nil},
+	}
+}
+
+// allOn marks "every package of that side, and the words"; see mayImport.
+func allOn(s side) []string { return []string{"*" + string(s)} }
+
+// mayImport reports whether a row lets its package import target (a key of the table).
+func mayImport(r row, target string, to row) bool {
+	if to.side == sideTop || target == "driver/drivertest" || target == "archtest" {
+		return false // programs are not importable; the suites are for test files only
+	}
+	if slices.Contains(r.may, "*"+string(sideHost)) {
+		return to.side == sideHost || to.side == sideWords
+	}
+	if slices.Contains(r.may, "*"+string(sideGuest)) {
+		return to.side == sideGuest || to.side == sideWords
+	}
+	return slices.Contains(r.may, target)
+}
+
+// bannedPackageNames say where code came from, not what it is; a helper lives with its one
+// caller or earns a real name.
+func bannedPackageNames() []string {
+	return []string{
+		"util", "utils", "common", "types", "helper", "helpers", "shared", "define", "misc",
+		"base", "lib", "pkg", "core", "models", "model", "ports", "steps", "interfaces", "constants",
+	}
+}
+
+// bannedImports maps an import path (or, with a trailing slash, everything below it) to the
+// reason. They are banned from non-test files of the given side, or from all when side is "".
+func bannedImports() []importBan {
+	return []importBan{
+		{"net/http/pprof", "", "it registers handlers on a global mux from init; profile in tests"},
+		{"expvar", "", "it registers handlers on a global mux from init"},
+		{"plugin", "", "it needs cgo; all our builds have CGO_ENABLED=0"},
+		{"C", "", "all our builds have CGO_ENABLED=0"},
+		{"github.com/spf13/cobra", sideGuest, "the agent has no command line to speak of and must stay small"},
+		{"github.com/pelletier/", sideGuest, "the guest is configured by the JSON on its config drive"},
+	}
+}
+
+type importBan struct {
+	path   string
+	side   side
+	reason string
+}
+
+// backendWords are the names of backends: generic code that needs one has a switch which
+// belongs behind the driver contract.
+func backendWords() []string {
+	return []string{"firecracker", "qemu", "vz", "vfkit", "lima", "limactl", "docker", "dockerd"}
+}
+
+// backendTextAllowed lists the packages whose *string literals* (never identifiers) may name
+// a backend, because they talk to people about programs to install.
+func backendTextAllowed() map[string]string {
+	return map[string]string{
+		"cli":    "flag help and examples",
+		"doctor": "what to install and how",
+	}
+}
+
+// exitAllowed lists the files below main that may end the process, with the reason.
+func exitAllowed() map[string]string {
+	return map[string]string{
+		"internal/guestinit/power_linux.go": "PID 1 of a guest whose power-off the kernel refused: its end resets the machine",
+	}
+}
