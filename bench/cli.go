@@ -23,8 +23,10 @@ func (b *bench) cli(ctx context.Context) error {
 		return err
 	}
 	for i := range listed {
-		rec := machine.Record{ID: machine.NewID(), Name: fmt.Sprintf("machine-%03d", i), Created: time.Now(), Generation: 1, Driver: "qemu", Isolation: "vm",
-			Spec: machine.Spec{Image: "minimal", CPUs: 1, Memory: machine.DefaultMemory, Disk: machine.DefaultDisk}}
+		rec := machine.Record{
+			ID: machine.NewID(), Name: fmt.Sprintf("machine-%03d", i), Created: time.Now(), Generation: 1, Driver: "qemu", Isolation: "vm",
+			Spec: machine.Spec{Image: "minimal", CPUs: 1, Memory: machine.DefaultMemory, Disk: machine.DefaultDisk},
+		}
 		if err := st.Save(rec); err != nil {
 			return err
 		}

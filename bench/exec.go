@@ -64,7 +64,7 @@ func (b *bench) exec(ctx context.Context) error {
 
 // wallTime finds the guest's own time in what `exec --stats` prints.
 func wallTime(said string) (time.Duration, error) {
-	for _, f := range strings.Fields(strings.NewReplacer("=", " ", ",", " ").Replace(said)) {
+	for f := range strings.FieldsSeq(strings.NewReplacer("=", " ", ",", " ").Replace(said)) {
 		if d, err := time.ParseDuration(f); err == nil {
 			return d, nil
 		}

@@ -90,4 +90,3 @@ func openChannel(ctx context.Context, sys *guestinit.System) (net.Listener, erro
 	}
 	return vsock.ListenPort(c.Port)
 }
-

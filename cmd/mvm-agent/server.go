@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"io"
 	"net"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agent"
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/guestproc"
+	"github.com/mvmctl/mvmctl/internal/service"
 )
 
 // server is what PID 1 and the plain process have in common: the agent and the services.
@@ -24,18 +26,34 @@ type server struct {
 	setClock func(time.Time) error
 	timings  func() []agentproto.Timing
 
-	agent *agent.Agent
+	agent    *agent.Agent
+	services *service.Manager
+	checks   []agentproto.Check
 }
 
 func newServer(s server) *server {
 	log, events := agent.NewLog(), agent.NewEvents()
 	log.Add("agent", "out", "agent "+version+" is up, machine "+s.config.Name)
+	s.services = service.New(service.Options{
+		Procs: s.procs, Resolver: s.resolver,
+		Output: func(source, stream string) io.Writer { return log.Writer(source, stream) },
+		Event:  events.Add,
+	})
+	root := s.root
+	if root == "" {
+		root = "/"
+	}
+	s.checks = append(service.ImageChecks(root, func(err error) { log.Add("agent", "err", "check left out: "+err.Error()) }), s.config.Checks...)
 	s.agent = agent.New(agent.Options{
-		Config: s.config, Build: version, Procs: s.procs, Resolver: s.resolver, Root: s.root, Upper: s.upper, Lower: s.lower,
+		Services: s.services,
+		Config:   s.config, Build: version, Procs: s.procs, Resolver: s.resolver, Root: s.root, Upper: s.upper, Lower: s.lower,
 		Log: log, Events: events, PowerOff: s.powerOff, SetClock: s.setClock, Timings: s.timings, Shell: s.shell, Slow: s.slow,
 	})
 	return &s
 }
 
 // run serves until ctx ends or the listener closes.
-func (s *server) run(ctx context.Context, ln net.Listener) error { return s.agent.Serve(ctx, ln) }
+func (s *server) run(ctx context.Context, ln net.Listener) error {
+	s.services.Start(s.config.Services, s.checks)
+	return s.agent.Serve(ctx, ln)
+}

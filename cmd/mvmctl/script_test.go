@@ -74,7 +74,7 @@ func buildAgent(t *testing.T) string {
 
 // removeAll ends what a script left running.
 func removeAll(t *testing.T, env []string) {
-	cmd := exec.Command("mvmctl", "rm", "--all", "--force", "--quiet") //nolint:noctx // the test's context is over by now
+	cmd := exec.Command("mvmctl", "rm", "--all", "--force", "--quiet")
 	cmd.Env = env
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("removing the script's machines: %v\n%s", err, text)

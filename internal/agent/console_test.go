@@ -47,7 +47,7 @@ type ended struct {
 }
 
 // console opens the console and returns once its shell runs.
-func console(t *testing.T, ctx context.Context, c *agentclient.Client, s agentclient.Streams, args ...string) (*terminal, <-chan ended) {
+func console(ctx context.Context, t *testing.T, c *agentclient.Client, s agentclient.Streams, args ...string) (*terminal, <-chan ended) {
 	t.Helper()
 	pr, pw := io.Pipe()
 	term := &terminal{in: pw}
@@ -92,7 +92,7 @@ func sessionFree(t *testing.T, c *agentclient.Client) {
 func TestConsoleIsATerminalWithJobControl(t *testing.T) {
 	c := boot(t).connect()
 	resize := make(chan agentproto.Resize)
-	term, done := console(t, deadline(t), c, agentclient.Streams{Resize: resize})
+	term, done := console(deadline(t), t, c, agentclient.Streams{Resize: resize})
 	defer func() {
 		if t.Failed() {
 			t.Logf("terminal: %q", term)
@@ -120,7 +120,7 @@ func TestConsoleIsATerminalWithJobControl(t *testing.T) {
 
 func TestConsoleIsOneSession(t *testing.T) {
 	c := boot(t).connect()
-	term, done := console(t, deadline(t), c, agentclient.Streams{})
+	term, done := console(deadline(t), t, c, agentclient.Streams{})
 	s, err := c.Status(deadline(t))
 	if err != nil || s.Console == nil || s.Worker != "busy" {
 		t.Fatalf("status %+v, %v", s, err)
@@ -132,14 +132,14 @@ func TestConsoleIsOneSession(t *testing.T) {
 	io.WriteString(term.in, "exit\n")
 	wait(t, done)
 	sessionFree(t, c)
-	term, done = console(t, deadline(t), c, agentclient.Streams{})
+	term, done = console(deadline(t), t, c, agentclient.Streams{})
 	io.WriteString(term.in, "exit\n")
 	wait(t, done)
 }
 
 func TestConsoleEndsWhenIdle(t *testing.T) {
 	c := boot(t, func(o *agent.Options) { o.Config.ConsoleIdle = agentproto.Duration(300 * time.Millisecond) }).connect()
-	term, done := console(t, deadline(t), c, agentclient.Streams{})
+	term, done := console(deadline(t), t, c, agentclient.Streams{})
 	e := wait(t, done)
 	if e.err != nil || errorCode(e.exit) != agentproto.CodeConsoleIdle {
 		t.Errorf("exit %+v, %v", e.exit, e.err)
@@ -154,7 +154,7 @@ func TestConsoleTrafficKeepsItOpen(t *testing.T) {
 	c := boot(t, func(o *agent.Options) { o.Config.ConsoleIdle = agentproto.Duration(400 * time.Millisecond) }).connect()
 	began := time.Now()
 	// Output alone counts, and the session lasts several times the limit.
-	_, done := console(t, deadline(t), c, agentclient.Streams{}, "/bin/sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo $i; sleep 0.1; done; exit 4")
+	_, done := console(deadline(t), t, c, agentclient.Streams{}, "/bin/sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo $i; sleep 0.1; done; exit 4")
 	if e := wait(t, done); e.err != nil || e.exit.Code != 4 {
 		t.Errorf("exit %+v, %v", e.exit, e.err)
 	}
@@ -168,7 +168,7 @@ func TestConsoleIsFreeWhenTheClientVanishes(t *testing.T) {
 	g := boot(t)
 	c := g.connect()
 	victim := g.connect()
-	_, done := console(t, deadline(t), victim, agentclient.Streams{},
+	_, done := console(deadline(t), t, victim, agentclient.Streams{},
 		"/bin/sh", "-c", `trap "" HUP; for i in 1 2 3 4; do sleep 1; done`)
 	victim.Close()
 	began := time.Now()
@@ -179,7 +179,7 @@ func TestConsoleIsFreeWhenTheClientVanishes(t *testing.T) {
 	if e := wait(t, done); agentproto.CodeOf(e.err) != agentproto.CodeLost {
 		t.Errorf("the victim sees %+v, %v", e.exit, e.err)
 	}
-	term, done2 := console(t, deadline(t), c, agentclient.Streams{})
+	term, done2 := console(deadline(t), t, c, agentclient.Streams{})
 	io.WriteString(term.in, "exit\n")
 	wait(t, done2)
 }
@@ -207,7 +207,7 @@ func TestConsoleIsFreeWhenAStalledClientIsIdle(t *testing.T) {
 
 func TestConsoleFallsBackToAnotherShell(t *testing.T) {
 	c := boot(t, func(o *agent.Options) { o.Shell = []string{"/bin/sh", "-c", "echo mine; exit 6"} }).connect()
-	term, done := console(t, deadline(t), c, agentclient.Streams{})
+	term, done := console(deadline(t), t, c, agentclient.Streams{})
 	if e := wait(t, done); e.exit.Code != 6 || !term.shows("mine") {
 		t.Errorf("exit %+v, output %q", e.exit, term)
 	}

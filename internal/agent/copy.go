@@ -75,12 +75,10 @@ func pathError(name string, err error) *agentproto.Error {
 
 // cause is err without the path that os puts in front: it is ours, not the user's.
 func cause(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err
 	}
-	var l *os.LinkError
-	if errors.As(err, &l) {
+	if l, ok := errors.AsType[*os.LinkError](err); ok {
 		return l.Err
 	}
 	return err
@@ -144,7 +142,11 @@ func (a *Agent) serveCopyOut(w http.ResponseWriter, r *http.Request) {
 	out := bufio.NewWriterSize(w, copyBuffer)
 	p := newPacker(root, out)
 	// The entry has the name that was asked for, whatever links led to it.
-	err = p.add(at, path.Base(path.Clean("/"+name)))
+	base := path.Base(path.Clean("/" + name))
+	if base == "/" {
+		base = "."
+	}
+	err = p.add(at, base)
 	if err == nil {
 		err = p.close()
 	}

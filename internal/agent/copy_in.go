@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -63,9 +64,9 @@ func (u *unpacker) run(r io.Reader) *agentproto.Error {
 	if tail.zeros < tarEnd {
 		return agentproto.Errorf(agentproto.CodeCopy, "", "the tar is cut: it has no end mark")
 	}
-	for i := len(u.dirs) - 1; i >= 0; i-- {
-		if err := u.finishDir(u.dirs[i]); err != nil {
-			return agentproto.Errorf(agentproto.CodeCopy, "", "%.1000s: %v", u.dirs[i].Name, cause(err))
+	for _, v := range slices.Backward(u.dirs) {
+		if err := u.finishDir(v); err != nil {
+			return agentproto.Errorf(agentproto.CodeCopy, "", "%.1000s: %v", v.Name, cause(err))
 		}
 	}
 	return nil

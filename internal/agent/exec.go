@@ -4,6 +4,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -59,9 +60,7 @@ func withTerm(p agentproto.Process, term string) agentproto.Process {
 		term = defaultTerm
 	}
 	env := map[string]string{"TERM": term}
-	for k, v := range p.Env {
-		env[k] = v
-	}
+	maps.Copy(env, p.Env)
 	p.Env = env
 	return p
 }

@@ -75,9 +75,9 @@ func (m *mainProgram) start(at agentproto.AttachStart) {
 	errOut := a.opts.Log.Writer("main", "err")
 	p.pump(a, func(t agentproto.RecordType, b []byte) error {
 		if t == agentproto.RecStderr {
-			errOut.Write(b)
+			_, _ = errOut.Write(b) // a log never fails
 		} else {
-			out.Write(b)
+			_, _ = out.Write(b)
 		}
 		m.forward(t, b)
 		return nil

@@ -60,8 +60,7 @@ func (a *Agent) startProgram(spec guestproc.Spec, w wiring) (*program, error) {
 	}()
 	fail := func(err error) (*program, error) {
 		p.close()
-		var ours *agentproto.Error
-		if errors.As(err, &ours) {
+		if ours, ok := errors.AsType[*agentproto.Error](err); ok {
 			return nil, ours
 		}
 		return nil, agentproto.Errorf(agentproto.CodeInternal, "the guest may be out of files or memory", "preparing the program's streams: %v", err)

@@ -117,11 +117,10 @@ func (in *input) run() {
 	in.queue.init()
 	in.feeder.Go(in.feed)
 	err := in.records()
-	if err != io.EOF { // after an orderly end of the host's records what is queued still counts
+	if !errors.Is(err, io.EOF) { // after an orderly end of the host's records what is queued still counts
 		in.queue.abandon()
 	}
-	var ours *agentproto.Error
-	if errors.As(err, &ours) {
+	if ours, ok := errors.AsType[*agentproto.Error](err); ok {
 		in.broken(ours)
 	}
 }
@@ -276,8 +275,7 @@ func failedExit(e *agentproto.Error) agentproto.Exit {
 
 // asError returns err as the *agentproto.Error it is or wraps it in one.
 func asError(err error) *agentproto.Error {
-	var ours *agentproto.Error
-	if errors.As(err, &ours) {
+	if ours, ok := errors.AsType[*agentproto.Error](err); ok {
 		return ours
 	}
 	return agentproto.Errorf(agentproto.CodeInternal, "", "%v", err)

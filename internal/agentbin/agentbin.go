@@ -221,7 +221,7 @@ func install(ctx context.Context, file, digest string, content io.Reader) (err e
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(tmp.Name()) //nolint:errcheck // the first error counts
+			os.Remove(tmp.Name())
 		}
 	}()
 	sum := sha256.New()

@@ -6,4 +6,4 @@ import "embed"
 // them there.
 //
 //go:embed bin/amd64
-var embedded embed.FS //nolint:gochecknoglobals // go:embed needs a package variable; it is read only
+var embedded embed.FS

@@ -28,7 +28,7 @@ func (c *Client) Forward(ctx context.Context, host string, port uint16) (*Forwar
 	pr, pw := io.Pipe()
 	// As in Client.run: HTTP/2 does not look at ctx while it waits for more of the body.
 	context.AfterFunc(ctx, func() { pr.CloseWithError(io.ErrClosedPipe) })
-	resp, err := c.send(ctx, http.MethodPost, agentproto.PathForward+"?"+q.Encode(), pr)
+	resp, err := c.send(ctx, http.MethodPost, agentproto.PathForward+"?"+q.Encode(), pr) //nolint:bodyclose // ForwardConn.Close closes it
 	if err != nil {
 		cancel() // closes the pipe too
 		return nil, err

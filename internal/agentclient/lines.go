@@ -92,8 +92,7 @@ func streamError(ctx context.Context, c *Client, resp *http.Response, err error)
 			return e
 		}
 	}
-	var ours *agentproto.Error
-	if errors.As(err, &ours) {
+	if ours, ok := errors.AsType[*agentproto.Error](err); ok {
 		return ours
 	}
 	return c.ended(ctx, err)

@@ -22,8 +22,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // CodeOf returns the stable code of the first Error in err's chain, or "".
 func CodeOf(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
 	}
 	return ""

@@ -24,8 +24,8 @@ const (
 	// under way that the guest has not given credit for. So a program that does not read its
 	// input stops the host's input and nothing else: signals and resizes still get through.
 	RecCredit   RecordType = 9
-	recordTypes            = 10
-	recordHead             = 5 // type u8, length u32 big-endian
+	recordTypes RecordType = 10
+	recordHead  RecordType = 5 // type u8, length u32 big-endian
 )
 
 // RecordWriter writes records. It is not safe for concurrent use.

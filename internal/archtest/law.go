@@ -78,7 +78,7 @@ func table() map[string]row {
 		// 5 face
 		"config": host(5),
 		"ui":     host(5),
-		"cli":    host(5, "machine", "engine", "build", "doctor", "config", "ui"),
+		"cli":    host(5, "machine", "agentproto", "engine", "build", "doctor", "config", "ui"),
 
 		// guest: the agent and its parts. Host and guest share bytes (agentproto), not code.
 		"guestproc": guest(1, "agentproto"),

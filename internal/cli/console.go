@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -57,7 +56,7 @@ func (a *app) console(ctx context.Context, name string, o engine.ExecOptions) er
 	defer s.end()
 	interactive := a.terminal(a.io.In)
 	if interactive && len(o.Args) == 0 {
-		fmt.Fprintln(a.io.Err, "mvmctl: console; Ctrl-] leaves it")
+		a.say("mvmctl: console; Ctrl-] leaves it\n")
 	}
 	s.begin()
 	o.Streams = s.streams()
@@ -67,7 +66,7 @@ func (a *app) console(ctx context.Context, name string, o engine.ExecOptions) er
 	res, err := eng.Console(ctx, name, o)
 	s.end()
 	if errors.Is(context.Cause(ctx), errDetached) {
-		fmt.Fprintln(a.io.Err)
+		a.say("\n")
 		return nil
 	}
 	if err != nil {

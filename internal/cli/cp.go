@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -87,7 +86,7 @@ func (a *app) cp(ctx context.Context, src, dst string, o cpOptions) error {
 	case o.json:
 		return ui.JSON(a.out, res)
 	case a.terminal(a.io.Err):
-		fmt.Fprintf(a.io.Err, "copied %d files, %s\n", res.Files, machine.FormatSize(res.Bytes))
+		a.say("copied %d files, %s\n", res.Files, machine.FormatSize(res.Bytes))
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -100,7 +99,7 @@ func (a *app) exec(ctx context.Context, o execOptions) error {
 	res, err := eng.Exec(ctx, o.name, eo)
 	s.end()
 	if o.stats {
-		printStats(a.io.Err, res)
+		a.printStats(res)
 	}
 	if err != nil {
 		return err
@@ -109,8 +108,8 @@ func (a *app) exec(ctx context.Context, o execOptions) error {
 }
 
 // printStats prints what the guest measured of the command.
-func printStats(w io.Writer, r engine.ExecResult) {
-	fmt.Fprintf(w, "wall %s  user %s  system %s  max-rss %s\n",
+func (a *app) printStats(r engine.ExecResult) {
+	a.say("wall %s  user %s  system %s  max-rss %s\n",
 		ui.Took(time.Duration(r.Exit.WallTime)), ui.Took(time.Duration(r.Exit.UserTime)), ui.Took(time.Duration(r.Exit.SystemTime)),
 		machine.FormatSize(r.Exit.MaxRSS))
 }

@@ -22,6 +22,9 @@ import (
 // maxEnvFile is the largest --env-file, in bytes.
 const maxEnvFile = 1 << 20
 
+// maxEnv is how many variables one command may be given.
+const maxEnv = 1024
+
 // envFlags are -e and --env-file.
 type envFlags struct{ entries, files []string }
 
@@ -41,8 +44,11 @@ func (e *envFlags) read(a *app) (map[string]string, error) {
 		all = append(all, lines...)
 	}
 	env, err := machine.ParseEnv(append(all, e.entries...), a.env)
-	if len(env) == 0 {
+	switch {
+	case len(env) == 0:
 		env = nil
+	case len(env) > maxEnv:
+		return nil, machine.Usagef("limit.entries", "use fewer -e and shorter --env-file", "%d environment entries are more than %d", len(env), maxEnv)
 	}
 	return env, err
 }
@@ -68,8 +74,7 @@ func (a *app) readEnvFile(path string) ([]string, error) {
 		}
 		line = strings.TrimLeft(line, " \t")
 		if _, err := machine.ParseEnv([]string{line}, a.env); err != nil {
-			var me *machine.Error
-			if errors.As(err, &me) {
+			if me, ok := errors.AsType[*machine.Error](err); ok {
 				me.Message = fmt.Sprintf("%s:%d: %s", name, n, me.Message)
 			}
 			return nil, err
@@ -84,13 +89,12 @@ func (a *app) readEnvFile(path string) ([]string, error) {
 func readRegular(path, name string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err
 		}
 		return nil, machine.Usagef("input.file", "check the path", "reading %s: %w", name, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, machine.Usagef("input.file", "check the path", "reading %s: %w", name, err)

@@ -40,8 +40,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	errors.As(context.Cause(ctx), &cause)
 	var code exitCode
 	var pipe *outputError
-	var many several
-	if errors.As(err, &many) {
+	if many, ok := errors.AsType[several](err); ok {
 		return a.reportAll(ctx, many)
 	}
 	switch {
@@ -66,7 +65,7 @@ func (a *app) report(ctx context.Context, err error) int {
 
 // joined returns the parts of an errors.Join, each of which is an error of its own.
 func joined(err error) several {
-	j, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // a wrapped join is one error with a text of its own
+	j, ok := err.(interface{ Unwrap() []error })
 	if !ok || errors.Join(j.Unwrap()...).Error() != err.Error() {
 		return nil
 	}
@@ -141,6 +140,9 @@ func (a *app) print(e *machine.Error) int {
 	for line := range strings.Lines(e.Detail) {
 		fmt.Fprintf(&b, "  | %s\n", ui.Line(strings.TrimRight(line, "\r\n")))
 	}
-	fmt.Fprint(a.io.Err, b.String())
+	a.say("%s", b.String())
 	return e.ExitCode()
 }
+
+// say writes to standard error. When that fails there is nowhere left to say so.
+func (a *app) say(format string, args ...any) { _, _ = fmt.Fprintf(a.io.Err, format, args...) }

@@ -87,6 +87,7 @@ func (a *app) root(args []string) *cobra.Command {
 	root.SetIn(a.io.In)
 	root.SetVersionTemplate("mvmctl {{.Version}}\n")
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(helpCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &flagError{err} })
 	root.AddGroup(
 		&cobra.Group{ID: groupMachines, Title: "Machines:"},
@@ -111,6 +112,26 @@ func (a *app) root(args []string) *cobra.Command {
 	return root
 }
 
+// helpCommand is `mvmctl help COMMAND`; cobra's own takes a name that does not exist for none.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", GroupID: groupHost,
+		Short: "Show the help page of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at := cmd.Root()
+			for _, name := range args {
+				next, _, err := at.Find([]string{name})
+				if err != nil || next == at {
+					return unknownCommand(at, name)
+				}
+				at = next
+			}
+			at.InitDefaultHelpFlag()
+			return at.Help()
+		},
+	}
+}
+
 // flagError marks what pflag did not like.
 type flagError struct{ err error }
 
@@ -119,8 +140,7 @@ func (e *flagError) Unwrap() error { return e.err }
 
 // usage turns a mistake on the command line into an error with a remedy.
 func (a *app) usage(cmd *cobra.Command, args []string, err error) error {
-	var fe *flagError
-	if !errors.As(err, &fe) {
+	if _, ok := errors.AsType[*flagError](err); !ok {
 		return err
 	}
 	page := "`" + cmd.CommandPath() + " --help` lists the flags"

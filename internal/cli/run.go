@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -97,7 +98,7 @@ func Run(ctx context.Context, args []string, streams IO, deps Deps) int {
 		case s := <-streams.Signals:
 			if forced := a.signal(s); forced {
 				a.restoreTerminal()
-				fmt.Fprintln(streams.Err, "mvmctl: stopped at once; the next command finishes cleaning up")
+				a.say("mvmctl: stopped at once; the next command finishes cleaning up\n")
 				return exitOfSignal(s)
 			}
 		}
@@ -134,8 +135,8 @@ func wantsJSON(args []string) bool {
 
 // env returns a variable of the caller's environment.
 func (a *app) env(name string) (string, bool) {
-	for i := len(a.io.Env) - 1; i >= 0; i-- {
-		if v, found := strings.CutPrefix(a.io.Env[i], name+"="); found {
+	for _, v := range slices.Backward(a.io.Env) {
+		if v, found := strings.CutPrefix(v, name+"="); found {
 			return v, true
 		}
 	}

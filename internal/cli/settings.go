@@ -46,6 +46,9 @@ func (a *app) settingsOf(cmd *cobra.Command) (config.Config, error) {
 		if f == nil || !f.Changed {
 			continue
 		}
+		if f.Value.String() == "" {
+			return c, machine.Usagef("usage.flag", "give it a value, or leave it out", "the flag --%s is empty", k.Flag)
+		}
 		if err := checkSetting(k.Name, f.Value.String()); err != nil {
 			return c, err
 		}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"os"
 	"syscall"
 
@@ -36,7 +35,7 @@ func (a *app) signal(s os.Signal) (force bool) {
 		a.progress()
 	}
 	if sig == syscall.SIGINT && a.terminal(a.io.Err) {
-		fmt.Fprintln(a.io.Err, "\rmvmctl: cleaning up; Ctrl-C again stops at once")
+		a.say("\rmvmctl: cleaning up; Ctrl-C again stops at once\n")
 	}
 	return false
 }

@@ -91,6 +91,11 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 // split tells what to run from the guest command.
 func (o *upOptions) split(cmd *cobra.Command, args []string) error {
 	before := args
+	if cmd.Flags().Changed("name") {
+		if err := machine.CheckName(o.name); err != nil { // also an empty one
+			return err
+		}
+	}
 	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 		before, o.command = args[:dash], args[dash:]
 		if len(o.command) == 0 {
@@ -235,14 +240,14 @@ func (a *app) announce(r engine.UpResult, o upOptions) {
 		return
 	}
 	if r.Already {
-		fmt.Fprintf(a.io.Err, "mvmctl: machine %q is running already\n", ui.Line(r.Name))
+		a.say("mvmctl: machine %q is running already\n", ui.Line(r.Name))
 	}
 	for _, p := range r.Ports {
-		fmt.Fprintf(a.io.Err, "%s -> %d\n", hostSide(p), p.GuestPort)
+		a.say("%s -> %d\n", hostSide(p), p.GuestPort)
 	}
 	if o.timings || a.terminal(a.io.Err) {
 		for _, n := range r.Notes {
-			fmt.Fprintf(a.io.Err, "note: %s\n", ui.Line(n))
+			a.say("note: %s\n", ui.Line(n))
 		}
 	}
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,8 @@ func TestMistakes(t *testing.T) {
 		{"kernel fetchh", "usage.command", `no command "fetchh"`, "did you mean `mvmctl kernel fetch`?"},
 		{"ls --jsn", "usage.flag", "mvmctl ls has no flag --jsn", "did you mean --json?"},
 		{"ls -Z", "usage.flag", "no flag -Z", "mvmctl ls --help"},
+		{"help kernel fetchh", "usage.command", `no command "fetchh"`, "did you mean `mvmctl kernel fetch`?"},
+		{"help lss", "usage.command", `no command "lss"`, "did you mean `mvmctl ls`?"},
 		{"version x", "usage.args", `"x" is one argument too many`, "usage: mvmctl version"},
 
 		{"up", "usage.args", "IMAGE is missing", "image list"},
@@ -38,6 +41,8 @@ func TestMistakes(t *testing.T) {
 		{"up minimal --timeout=-5s", "input.duration", `"-5s"`, "30s"},
 		{"up minimal --name Web", "name.invalid", `"Web"`, "lower-case"},
 		{"up minimal --name ../x", "name.invalid", `"../x"`, "lower-case"},
+		{"up minimal --name=", "name.invalid", `""`, "lower-case"},
+		{"up minimal --hypervisor=", "usage.flag", "--hypervisor is empty", "leave it out"},
 		{"up minimal -p 99999:80", "input.port", "99999", "8080:80"},
 		{"up minimal -p 0:0", "input.port", "guest port 0", "8080:80"},
 		{"up minimal -p 80:80 -p 80:81", "input.port", "twice", "its own host port"},
@@ -56,7 +61,7 @@ func TestMistakes(t *testing.T) {
 		{"down --all web", "usage.args", "exclude each other", "leave out"},
 		{"down web --time soon", "input.duration", `"soon"`, "30s"},
 		{"rm Web", "name.invalid", `"Web"`, "lower-case"},
-		{"ls --state runing", "input.state", `"runing"`, `did you mean "running"?`},
+		{"ls --state rnning", "input.state", `"rnning"`, `did you mean "running"?`},
 		{"ls -a --running", "usage.flag", "exclude each other", "leave one"},
 		{"inspect", "usage.args", "NAME is missing", "usage: mvmctl inspect"},
 		{"inspect a b", "usage.args", `"b" is one argument too many`, "usage:"},
@@ -176,6 +181,9 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
+	if a, b := (call{}).run(t, "help", "up"), (call{}).run(t, "up", "--help"); a.code != 0 || a.out != b.out {
+		t.Errorf("help up: exit code %d, not the page of up --help:\n%s", a.code, a.out)
+	}
 	if a := (call{}).run(t); a.code != 0 || a.out != root.out {
 		t.Errorf("mvmctl alone: exit code %d, not the help page", a.code)
 	}
@@ -189,6 +197,17 @@ func TestEnvFile(t *testing.T) {
 	}
 	a := call{dir: dir}.run(t, "up", "minimal", "--env-file", "bad.env")
 	if a.code != 2 || !strings.Contains(a.err, `bad.env:4: "B C=2" is not an environment entry`) {
+		t.Errorf("exit code %d, %q", a.code, a.err)
+	}
+	var many strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&many, "K%d=v\n", i)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "many.env"), []byte(many.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a = call{dir: dir}.run(t, "exec", "--env-file", "many.env", "web", "true")
+	if a.code != 2 || !strings.Contains(a.err, "2000 environment entries are more than 1024") {
 		t.Errorf("exit code %d, %q", a.code, a.err)
 	}
 }

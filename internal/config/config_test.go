@@ -171,8 +171,7 @@ func FuzzParse(f *testing.F) {
 		o := Options{Check: func(string, string) error { return nil }, Nearest: func(string, []string) string { return "" }}
 		c, err := parse(Config{}, "f", data, SourceProject, o)
 		if err != nil {
-			var e *Error
-			if !errors.As(err, &e) {
+			if _, ok := errors.AsType[*Error](err); !ok {
 				t.Errorf("%T: %v", err, err)
 			}
 			return

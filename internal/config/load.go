@@ -74,7 +74,7 @@ func readFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, unreadable(path, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, unreadable(path, err)
@@ -93,8 +93,7 @@ func readFile(path string) ([]byte, error) {
 }
 
 func unreadable(path string, err error) *Error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
 	}
 	return &Error{Code: "config.unreadable", Where: path, Message: fmt.Sprintf("reading the file: %v", err), Remedy: "make it readable, or remove it", Err: err}

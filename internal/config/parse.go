@@ -95,8 +95,7 @@ func plain(v any) (string, error) {
 
 func syntaxError(path string, err error) *Error {
 	e := &Error{Code: "config.invalid", Where: path, Message: "this is not TOML: " + err.Error(), Remedy: "correct the line; every value is written key = \"text\" or key = number", Err: err}
-	var de *toml.DecodeError
-	if errors.As(err, &de) {
+	if de, ok := errors.AsType[*toml.DecodeError](err); ok {
 		line, col := de.Position()
 		e.Where = fmt.Sprintf("%s:%d:%d", path, line, col)
 	}

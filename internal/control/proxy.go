@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 
@@ -32,17 +33,14 @@ func (p *agentProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}).WithContext(r.Context())
 	resp, err := rt.RoundTrip(out)
 	if err != nil {
-		var known *machine.Error
-		if !errors.As(err, &known) {
+		if _, ok := errors.AsType[*machine.Error](err); !ok {
 			err = machine.Errorf("agent.lost", "look at `mvmctl logs --source console`", "the guest agent does not answer: %w", err)
 		}
 		refuse(w, http.StatusBadGateway, err)
 		return
 	}
 	defer func() { _ = resp.Body.Close() }()
-	for k, v := range resp.Header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), resp.Header)
 	w.WriteHeader(resp.StatusCode)
 	if err := p.copy(w, resp.Body); err != nil {
 		p.log.Debug("agent stream cut", "path", r.URL.Path, "error", err)

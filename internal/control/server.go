@@ -151,8 +151,7 @@ func refuse(w http.ResponseWriter, status int, err error) {
 }
 
 func failureOf(err error) machine.Failure {
-	var e *machine.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*machine.Error](err); ok {
 		return machine.Failure{Code: e.Code, Message: e.Message, Remedy: e.Remedy, Log: e.Log, Detail: e.Detail, Exit: e.Exit}
 	}
 	return machine.Failure{Code: "internal", Message: err.Error()}

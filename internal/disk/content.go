@@ -156,8 +156,7 @@ func (w *Writer) copyContent(l *extentList, r io.Reader, off, end int64) error {
 		clear(padded[len(p):])
 		off += int64(len(p))
 		err := w.writeSparse(l, (off-int64(len(p)))/blockSize, padded)
-		var full *FullError
-		if errors.As(err, &full) {
+		if full, ok := errors.AsType[*FullError](err); ok {
 			full.Needed += end - off // as if there were no more holes
 		}
 		if err != nil {

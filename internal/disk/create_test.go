@@ -14,8 +14,10 @@ import (
 )
 
 func TestEmptyDisks(t *testing.T) {
-	for _, size := range []int64{0, 64 << 10, 1 << 20, 8 << 20, 128 << 20, 128<<20 + 4096, 129 << 20, 1 << 30,
-		16 << 30, 16<<30 + 50*4096, 100<<30 + 4096*7, 1 << 40} {
+	for _, size := range []int64{
+		0, 64 << 10, 1 << 20, 8 << 20, 128 << 20, 128<<20 + 4096, 129 << 20, 1 << 30,
+		16 << 30, 16<<30 + 50*4096, 100<<30 + 4096*7, 1 << 40,
+	} {
 		for _, journal := range []bool{false, true} {
 			if journal && size < 8<<20 {
 				continue
@@ -42,8 +44,14 @@ func TestEmptyDisks(t *testing.T) {
 }
 
 func TestSizesThatCannotBe(t *testing.T) {
-	for _, o := range []Options{{Size: -4096}, {Inodes: -1}, {Size: 4097 * 3},
-		{Size: 16 << 40}, {Journal: true}, {Label: strings.Repeat("l", 17)}} {
+	for _, o := range []Options{
+		{Size: -4096},
+		{Inodes: -1},
+		{Size: 4097 * 3},
+		{Size: 16 << 40},
+		{Journal: true},
+		{Label: strings.Repeat("l", 17)},
+	} {
 		image := filepath.Join(t.TempDir(), "image")
 		if err := CreateEmpty(image, o); err == nil {
 			t.Errorf("%+v: no error", o)
@@ -71,8 +79,10 @@ func TestLargeDiskIsMadeAtOnce(t *testing.T) {
 func TestDumpe2fsSeesWhatWasAskedFor(t *testing.T) {
 	needTool(t, "dumpe2fs")
 	image := filepath.Join(t.TempDir(), "image")
-	o := Options{Size: 2 << 30, Label: "sixteen-letters-", Journal: true, Inodes: 5000,
-		UUID: [16]byte{0xde, 0xad, 0xbe, 0xef, 15: 1}, Time: time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)}
+	o := Options{
+		Size: 2 << 30, Label: "sixteen-letters-", Journal: true, Inodes: 5000,
+		UUID: [16]byte{0xde, 0xad, 0xbe, 0xef, 15: 1}, Time: time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC),
+	}
 	if err := CreateEmpty(image, o); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package disk
 
 import (
 	"encoding/binary"
-
 	"strings"
 	"time"
 )

@@ -20,15 +20,15 @@ type super struct {
 	firstMetaBG    int64
 	backupGroups   [2]int64 // sparse_super2
 
-	freeBlocks, freeInodes   int64
-	compat, incompat, ro     uint32
-	uuid                     [16]byte
-	label                    string
-	journalIno               uint32
-	firstIno                 uint32
-	seed                     uint32
-	checksums                bool // metadata_csum
-	filetype, extents, is64b bool
+	freeBlocks, freeInodes int64
+	compat, incompat, ro   uint32
+	uuid                   [16]byte
+	label                  string
+	journalIno             uint32
+	firstIno               uint32
+	seed                   uint32
+	checksums              bool // metadata_csum
+	filetype, is64b        bool
 }
 
 // readableIncompat are the features that change how an image is read and are known here.
@@ -178,25 +178,47 @@ func featureNames(compat, incompat, ro uint32) []string {
 		}
 	}
 	collect(compat, []feature{
-		{compatDirPrealloc, "dir_prealloc"}, {compatHasJournal, "has_journal"}, {compatExtAttr, "ext_attr"},
-		{compatResizeInode, "resize_inode"}, {compatDirIndex, "dir_index"},
-		{compatSparseSuper2, "sparse_super2"}, {compatOrphanFile, "orphan_file"},
+		{compatDirPrealloc, "dir_prealloc"},
+		{compatHasJournal, "has_journal"},
+		{compatExtAttr, "ext_attr"},
+		{compatResizeInode, "resize_inode"},
+		{compatDirIndex, "dir_index"},
+		{compatSparseSuper2, "sparse_super2"},
+		{compatOrphanFile, "orphan_file"},
 	})
 	collect(incompat, []feature{
-		{incompatCompression, "compression"}, {incompatFiletype, "filetype"},
-		{incompatRecover, "needs_recovery"}, {incompatJournalDev, "journal_dev"},
-		{incompatMetaBG, "meta_bg"}, {incompatExtents, "extent"}, {incompat64Bit, "64bit"},
-		{incompatMMP, "mmp"}, {incompatFlexBG, "flex_bg"}, {incompatEAInode, "ea_inode"},
-		{incompatDirData, "dirdata"}, {incompatCsumSeed, "metadata_csum_seed"},
-		{incompatLargeDir, "large_dir"}, {incompatInlineData, "inline_data"},
-		{incompatEncrypt, "encrypt"}, {incompatCasefold, "casefold"},
+		{incompatCompression, "compression"},
+		{incompatFiletype, "filetype"},
+		{incompatRecover, "needs_recovery"},
+		{incompatJournalDev, "journal_dev"},
+		{incompatMetaBG, "meta_bg"},
+		{incompatExtents, "extent"},
+		{incompat64Bit, "64bit"},
+		{incompatMMP, "mmp"},
+		{incompatFlexBG, "flex_bg"},
+		{incompatEAInode, "ea_inode"},
+		{incompatDirData, "dirdata"},
+		{incompatCsumSeed, "metadata_csum_seed"},
+		{incompatLargeDir, "large_dir"},
+		{incompatInlineData, "inline_data"},
+		{incompatEncrypt, "encrypt"},
+		{incompatCasefold, "casefold"},
 	})
 	collect(ro, []feature{
-		{roSparseSuper, "sparse_super"}, {roLargeFile, "large_file"}, {roBtreeDir, "btree_dir"},
-		{roHugeFile, "huge_file"}, {roGDTCsum, "uninit_bg"}, {roDirNlink, "dir_nlink"},
-		{roExtraIsize, "extra_isize"}, {roQuota, "quota"}, {roBigalloc, "bigalloc"},
-		{roMetadataCsum, "metadata_csum"}, {roReadonly, "read-only"}, {roProject, "project"},
-		{roVerity, "verity"}, {roOrphanPresent, "orphan_present"},
+		{roSparseSuper, "sparse_super"},
+		{roLargeFile, "large_file"},
+		{roBtreeDir, "btree_dir"},
+		{roHugeFile, "huge_file"},
+		{roGDTCsum, "uninit_bg"},
+		{roDirNlink, "dir_nlink"},
+		{roExtraIsize, "extra_isize"},
+		{roQuota, "quota"},
+		{roBigalloc, "bigalloc"},
+		{roMetadataCsum, "metadata_csum"},
+		{roReadonly, "read-only"},
+		{roProject, "project"},
+		{roVerity, "verity"},
+		{roOrphanPresent, "orphan_present"},
 	})
 	slices.Sort(names)
 	return names

@@ -5,8 +5,10 @@ package disk
 // TypeHardlink with the first as Target. An error of fn ends the walk and is returned.
 // A directory with two places in the tree, and thus any loop, is ErrCorrupt.
 func (f *FS) Walk(fn func(Entry) error) error {
-	w := walker{f: f, fn: fn, dirs: map[uint32]bool{rootIno: true}, files: map[uint32]string{},
-		budget: f.s.blocks * f.s.blockSize}
+	w := walker{
+		f: f, fn: fn, dirs: map[uint32]bool{rootIno: true}, files: map[uint32]string{},
+		budget: f.s.blocks * f.s.blockSize,
+	}
 	n, _, err := f.find("walk", ".")
 	if err != nil {
 		return err

@@ -33,8 +33,10 @@ func dirAt(path string, mode uint16) object {
 }
 
 func symlink(path, target string) object {
-	return object{Entry: Entry{Path: path, Type: TypeSymlink, Mode: 0o777, Target: target,
-		Size: int64(len(target)), ModTime: testTime}}
+	return object{Entry: Entry{
+		Path: path, Type: TypeSymlink, Mode: 0o777, Target: target,
+		Size: int64(len(target)), ModTime: testTime,
+	}}
 }
 
 var testTime = time.Date(2024, 2, 29, 12, 34, 56, 123456789, time.UTC)
@@ -207,7 +209,6 @@ func want(list []object, o Options) []Entry {
 			out[i], out[j] = out[j], out[i]
 			out[i].Path, out[j].Path = out[j].Path, out[i].Path
 			out[j].Target = out[i].Path
-			i = j
 		}
 	}
 	return out

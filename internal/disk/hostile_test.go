@@ -19,8 +19,10 @@ func newVictim(t *testing.T) *victim {
 	t.Helper()
 	m := &memory{}
 	w, err := NewWriter(m, Options{})
-	list := []object{dirAt("dir", 0o755), dirAt("dir/sub", 0o755), file("dir/aaaa", 0o644, []byte("a")),
-		file("dir/bbbb", 0o644, []byte("b")), symlink("link", "target"), file("frag", 0o644, fragments(6))}
+	list := []object{
+		dirAt("dir", 0o755), dirAt("dir/sub", 0o755), file("dir/aaaa", 0o644, []byte("a")),
+		file("dir/bbbb", 0o644, []byte("b")), symlink("link", "target"), file("frag", 0o644, fragments(6)),
+	}
 	if err == nil {
 		err = errors.Join(addAll(list)(w), w.Close())
 	}

@@ -157,12 +157,21 @@ func halfMD4Block(buf *[4]uint32, in [8]uint32) {
 		order [8]int
 		shift [4]int
 	}{
-		{func(x, y, z uint32) uint32 { return z ^ x&(y^z) }, 0,
-			[8]int{0, 1, 2, 3, 4, 5, 6, 7}, [4]int{3, 7, 11, 19}},
-		{func(x, y, z uint32) uint32 { return x&y + (x^y)&z }, 0x5A827999,
-			[8]int{1, 3, 5, 7, 0, 2, 4, 6}, [4]int{3, 5, 9, 13}},
-		{func(x, y, z uint32) uint32 { return x ^ y ^ z }, 0x6ED9EBA1,
-			[8]int{3, 7, 2, 6, 1, 5, 0, 4}, [4]int{3, 9, 11, 15}},
+		{
+			func(x, y, z uint32) uint32 { return z ^ x&(y^z) }, 0,
+			[8]int{0, 1, 2, 3, 4, 5, 6, 7},
+			[4]int{3, 7, 11, 19},
+		},
+		{
+			func(x, y, z uint32) uint32 { return x&y + (x^y)&z }, 0x5A827999,
+			[8]int{1, 3, 5, 7, 0, 2, 4, 6},
+			[4]int{3, 5, 9, 13},
+		},
+		{
+			func(x, y, z uint32) uint32 { return x ^ y ^ z }, 0x6ED9EBA1,
+			[8]int{3, 7, 2, 6, 1, 5, 0, 4},
+			[4]int{3, 9, 11, 15},
+		},
 	}
 	a, b, c, d := buf[0], buf[1], buf[2], buf[3]
 	for _, r := range rounds {

@@ -77,8 +77,10 @@ func hostEntry(full, path string) (Entry, uint64, error) {
 	if !ok {
 		return Entry{}, 0, fmt.Errorf("%s: mode %#o", full, st.Mode)
 	}
-	e := Entry{Path: path, Type: t, Mode: uint16(st.Mode & 0o7777), UID: st.Uid, GID: st.Gid,
-		ModTime: time.Unix(st.Mtim.Sec, st.Mtim.Nsec).UTC()}
+	e := Entry{
+		Path: path, Type: t, Mode: uint16(st.Mode & 0o7777), UID: st.Uid, GID: st.Gid,
+		ModTime: time.Unix(st.Mtim.Sec, st.Mtim.Nsec).UTC(),
+	}
 	var err error
 	switch t {
 	case TypeFile:

@@ -192,8 +192,7 @@ func (w *Writer) Add(e Entry, content io.Reader) error {
 	}
 	if err := w.add(e, content); err != nil {
 		err = fmt.Errorf("adding %q: %w", e.Path, err)
-		var refused *refusedError
-		if !errors.As(err, &refused) {
+		if _, ok := errors.AsType[*refusedError](err); !ok {
 			w.err = err
 		}
 		return err

@@ -67,8 +67,7 @@ func writable(dir string) error {
 	if err != nil {
 		return reason(err)
 	}
-	f.Close()
-	return os.Remove(f.Name())
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // creatable reports whether the nearest existing parent of dir can be written.
@@ -233,8 +232,7 @@ func describe(t Thing) string {
 }
 
 func reason(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err
 	}
 	return err

@@ -92,8 +92,7 @@ func (e *Engine) Backends(ctx context.Context) []Backend {
 		}
 		if err != nil {
 			b.Problem, b.Code = err.Error(), "backend.unavailable"
-			var me *machine.Error
-			if errors.As(err, &me) {
+			if me, ok := errors.AsType[*machine.Error](err); ok {
 				b.Code, b.Remedy = me.Code, me.Remedy
 			}
 		} else if !chosen && !e.Explicit[d.Name()] {

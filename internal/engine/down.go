@@ -127,7 +127,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 	}
 	rec, err := e.Records.Load(name)
 	switch {
-	case machine.CodeOf(err) == "state.corrupt" && force:
+	case machine.CodeOf(err) == "state.incomplete", machine.CodeOf(err) == "state.corrupt" && force:
 		rec = machine.Record{Name: name}
 	case err != nil:
 		releaseUnknown(lock, err)

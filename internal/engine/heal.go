@@ -81,7 +81,7 @@ func (e *Engine) needsHealing(name string) bool {
 	}
 	rec, err := e.Records.Load(name)
 	if err != nil {
-		return false
+		return machine.CodeOf(err) == "state.incomplete"
 	}
 	st := e.Records.Status(name)
 	return rec.Intent != machine.IntentNone || rec.Spec.Ephemeral || (st != nil && st.State.Live())
@@ -93,11 +93,15 @@ func (e *Engine) healOne(ctx context.Context, name string) bool {
 		return false
 	}
 	rec, err := e.Records.Load(name)
+	incomplete := machine.CodeOf(err) == "state.incomplete"
+	if incomplete {
+		rec, err = machine.Record{Name: name}, nil
+	}
 	if err != nil || e.Locks.Alive(name) {
 		lock.Release()
 		return false
 	}
-	if rec.Spec.Ephemeral || rec.Intent == machine.IntentRemoving {
+	if incomplete || rec.Spec.Ephemeral || rec.Intent == machine.IntentRemoving {
 		if err := e.discard(ctx, rec, lock); err != nil {
 			e.Log.Warn("cleaning up", "machine", name, "error", err)
 			lock.Release()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -122,8 +123,7 @@ func unpackLocal(r io.Reader, dir, base string) (CopyResult, error) {
 			res.Bytes += h.Size
 		}
 	}
-	for i := len(late) - 1; i >= 0; i-- {
-		h := late[i]
+	for _, h := range slices.Backward(late) {
 		if err := errors.Join(root.Chmod(h.Name, h.FileInfo().Mode().Perm()), root.Chtimes(h.Name, h.ModTime, h.ModTime)); err != nil {
 			return res, localError(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"time"
 
@@ -150,12 +151,8 @@ func guestConfig(rec machine.Record, img image.Image, k keys) agentproto.Config 
 	if spec.Sealed {
 		c.Access = agentproto.Access{}
 	}
-	for key, v := range img.Env {
-		c.Env[key] = v
-	}
-	for key, v := range spec.Env {
-		c.Env[key] = v
-	}
+	maps.Copy(c.Env, img.Env)
+	maps.Copy(c.Env, spec.Env)
 	command := spec.Command
 	if len(command) == 0 {
 		command = img.Command

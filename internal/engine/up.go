@@ -92,6 +92,12 @@ func (e *Engine) letStop(ctx context.Context, name string) error {
 // put over it, or a new one.
 func (e *Engine) recordFor(ctx context.Context, spec machine.Spec) (rec machine.Record, created bool, err error) {
 	rec, err = e.Records.Load(spec.Name)
+	if machine.CodeOf(err) == "state.incomplete" {
+		if err := e.Records.Delete(spec.Name); err != nil {
+			return rec, false, err
+		}
+		rec, err = e.Records.Load(spec.Name)
+	}
 	switch {
 	case machine.CodeOf(err) == "machine.not_found":
 		if spec.Image == "" {
@@ -282,29 +288,37 @@ func (e *Engine) launch(ctx context.Context, rec *machine.Record, a assets, caps
 func (e *Engine) undo(rec machine.Record, created bool, lock Lock) {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 	defer cancel()
-	if e.Locks.Alive(rec.Name) {
-		if err := e.stopAlive(ctx, rec, DownOptions{Force: true}); err != nil {
-			e.Log.Error("undoing the start", "machine", rec.Name, "error", err)
-			lock.Release()
-			return
-		}
+	if err := e.tryUndo(ctx, rec, created); err != nil {
+		// The record keeps its intent, so that the next command tries again.
+		e.Log.Error("undoing the start", "machine", rec.Name, "error", err)
+		lock.Release()
+		return
 	}
 	if created {
-		if err := e.Records.Delete(rec.Name); err != nil {
-			e.Log.Error("undoing the start", "machine", rec.Name, "error", err)
-			lock.Release()
-			return
-		}
 		lock.Remove()
 		return
 	}
-	if have, err := e.Records.Load(rec.Name); err == nil && have.Intent != machine.IntentNone {
-		have.Intent = machine.IntentNone
-		if err := e.Records.Save(have); err != nil {
-			e.Log.Error("undoing the start", "machine", rec.Name, "error", err)
+	lock.Release()
+}
+
+func (e *Engine) tryUndo(ctx context.Context, rec machine.Record, created bool) error {
+	if e.Locks.Alive(rec.Name) {
+		if err := e.stopAlive(ctx, rec, DownOptions{Force: true}); err != nil {
+			return err
 		}
 	}
-	lock.Release()
+	if err := e.sweep(ctx, rec); err != nil {
+		return err
+	}
+	if created {
+		return e.Records.Delete(rec.Name)
+	}
+	have, err := e.Records.Load(rec.Name)
+	if err != nil || have.Intent == machine.IntentNone {
+		return err
+	}
+	have.Intent = machine.IntentNone
+	return e.Records.Save(have)
 }
 
 // foreground runs a started machine's program with the caller's streams until it ends, or

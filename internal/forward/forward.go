@@ -174,14 +174,12 @@ func (s *Set) accept(ctx context.Context, r Rule, l net.Listener) {
 			}
 			continue
 		}
-		s.wg.Add(1)
-		go func() {
-			defer s.wg.Done()
+		s.wg.Go(func() {
 			defer func() { <-s.slots }()
 			if err := s.carry(ctx, r, conn); err != nil && ctx.Err() == nil {
 				s.report(r, err)
 			}
-		}()
+		})
 	}
 }
 

@@ -66,9 +66,7 @@ func Boot(ctx context.Context, o Options) (*System, error) {
 		return s, err
 	}
 	s.mark("root")
-	if err := mountSecrets(found); err != nil {
-		s.logf("secrets: %v", err)
-	}
+	s.secrets = found[serialSecrets]
 	if err := s.enterRoot(); err != nil {
 		return s, err
 	}
@@ -87,6 +85,7 @@ func (s *System) Finish() {
 		{"mounting terminals and groups", mountLate},
 		{"setting the host name", s.setHostname},
 		{"adding users", s.addUsers},
+		{"copying secrets", s.mountSecrets},
 		{"raising the loopback interface", raiseLoopback},
 		{"setting kernel parameters", setSysctls},
 	} {
@@ -148,8 +147,7 @@ func (s *System) waitDrives(ctx context.Context) (drives, error) {
 func readConfigDrive(found drives) (*agentproto.Config, error) {
 	const at = "/run/config"
 	unprovisioned := func(err error) error {
-		var e *agentproto.Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*agentproto.Error](err); ok {
 			return e
 		}
 		return &agentproto.Error{Code: agentproto.CodeUnprovisioned, Message: "config drive: " + err.Error()}

@@ -198,8 +198,8 @@ func setSysctls() error {
 
 // mountSecrets copies the secrets drive, if there is one, to a tmpfs of its own, and lets go
 // of the drive.
-func mountSecrets(found drives) (err error) {
-	device := found[serialSecrets]
+func (s *System) mountSecrets() (err error) {
+	device := s.secrets
 	if device == "" {
 		return nil
 	}
@@ -211,7 +211,7 @@ func mountSecrets(found drives) (err error) {
 		err = errors.Join(err, unix.Unmount(at, 0))
 		_ = os.Remove(at)
 	}()
-	gid := serviceGroup(newRoot + "/etc/group")
+	gid := serviceGroup("/etc/group")
 	if err := mount("tmpfs", agentproto.SecretsMount, "tmpfs", quiet, fmt.Sprintf("mode=0750,uid=0,gid=%d,size=32m", gid)); err != nil {
 		return err
 	}

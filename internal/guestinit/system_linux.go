@@ -34,6 +34,7 @@ type System struct {
 
 	log     io.Writer
 	uevents *uevents
+	secrets string   // block device of the secrets drive, "" without one
 	rest    []module // modules that are not loaded yet
 	reset   bool     // a reset instead of a power-off
 

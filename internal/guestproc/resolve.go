@@ -140,7 +140,7 @@ func (v rootView) program(name, dir, searchPath string) (string, *agentproto.Err
 		return full, v.executable(full, name)
 	}
 	var found *agentproto.Error
-	for _, elem := range strings.Split(searchPath, ":") {
+	for elem := range strings.SplitSeq(searchPath, ":") {
 		if elem == "" {
 			continue
 		}

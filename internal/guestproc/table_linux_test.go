@@ -3,6 +3,7 @@ package guestproc
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -225,7 +226,7 @@ func TestKillWithParent(t *testing.T) {
 	var b strings.Builder
 	cmd.Stdout = &b
 	err := cmd.Run()
-	if cmd.ProcessState.Success() || err == exec.ErrWaitDelay {
+	if cmd.ProcessState.Success() || errors.Is(err, exec.ErrWaitDelay) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -319,8 +319,7 @@ func TestParseSignal(t *testing.T) {
 func BenchmarkSpawn(b *testing.B) {
 	b.Run("Table", func(b *testing.B) {
 		tab := New()
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
+		ctx := b.Context()
 		go tab.Run(ctx)
 		for b.Loop() {
 			p, err := tab.Start(Spec{Path: "/bin/true", Args: []string{"true"}})

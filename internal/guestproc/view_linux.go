@@ -1,6 +1,7 @@
 package guestproc
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -37,7 +38,7 @@ func (v rootView) open(name string, flags int) (int, error) {
 func ignoringEINTR(fn func() (int, error)) (int, error) {
 	for {
 		n, err := fn()
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
 	}

@@ -32,7 +32,9 @@ func testInput(t *testing.T) Input {
 		name    string
 		content []byte
 	}{
-		{"virtio_ring.ko", elfModule}, {"virtio.ko.xz", packed(t, "xz")}, {"virtio-rng.ko.zst", packed(t, "zst")},
+		{"virtio_ring.ko", elfModule},
+		{"virtio.ko.xz", packed(t, "xz")},
+		{"virtio-rng.ko.zst", packed(t, "zst")},
 		{"overlay.ko.gz", packed(t, "gz")},
 	} {
 		path := filepath.Join(dir, m.name)

@@ -103,7 +103,7 @@ func (s *Store) sweep(prefix string) {
 		return
 	}
 	for _, l := range left {
-		os.RemoveAll(l) //nolint:errcheck // it is only rubbish; the next import tries again
+		os.RemoveAll(l)
 	}
 }
 

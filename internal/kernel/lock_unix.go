@@ -44,7 +44,7 @@ func (s *Store) lock(ctx context.Context, name string) (unlock func(), err error
 	case <-ctx.Done():
 		go func() {
 			<-got
-			f.Close()
+			_ = f.Close()
 		}()
 		return nil, ctx.Err()
 	}

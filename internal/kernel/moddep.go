@@ -118,11 +118,12 @@ func (t depTree) writeModulesDep(w io.Writer) error {
 	}
 	slices.Sort(files)
 	for _, f := range files {
-		line := f + ":"
+		var line strings.Builder
+		line.WriteString(f + ":")
 		for _, d := range t.deps[f] {
-			line += " " + d
+			line.WriteString(" " + d)
 		}
-		if _, err := fmt.Fprintln(w, line); err != nil {
+		if _, err := fmt.Fprintln(w, line.String()); err != nil {
 			return err
 		}
 	}

@@ -57,8 +57,7 @@ func Usagef(code, remedy, format string, args ...any) *Error {
 
 // CodeOf returns the stable code of the first Error in err's chain, or "".
 func CodeOf(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
 	}
 	return ""

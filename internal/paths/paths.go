@@ -172,8 +172,7 @@ func WriteError(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var have *machine.Error
-	if errors.As(err, &have) {
+	if _, ok := errors.AsType[*machine.Error](err); ok {
 		return err
 	}
 	switch {

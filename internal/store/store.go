@@ -57,8 +57,9 @@ func (s *Store) Load(name string) (machine.Record, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, statErr := os.Lstat(m.Dir); statErr == nil {
-			// The folder was made, the record was not: a command was killed in between.
-			return machine.Record{}, corrupt(name, m.Dir, errors.New("it has no record"))
+			// The folder was made, the record was not yet, or it has been removed already: a
+			// command was killed in between. There is nothing in it to lose.
+			return machine.Record{}, machine.Errorf("state.incomplete", "mvmctl rm "+name, "machine %q is half made or half removed", name)
 		}
 		return machine.Record{}, s.notFound(name)
 	case errors.As(err, new(*newerError)):

@@ -30,7 +30,7 @@ type Process struct {
 	Exe  string   // this program
 	Args []string // what makes it a supervisor
 	Env  []string
-	Log  string   // where its own words go
+	Log  string // where its own words go
 	// Alive is the locked file that proves it alive. The process inherits it; the caller closes
 	// its own copy afterwards.
 	Alive *os.File
@@ -60,9 +60,8 @@ func Spawn(ctx context.Context, p Process, r Request, started func(), onPhase fu
 		_ = eventsOut.Close()
 		return machine.Status{}, fmt.Errorf("making the request pipe: %w", err)
 	}
-	// Not CommandContext: the process outlives this call, and a cancelled start is stopped in
-	// order below.
-	cmd := exec.Command(p.Exe, p.Args...) //nolint:noctx // its life is not the caller's
+	// The process outlives this call, and a cancelled start is stopped in order below.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.Exe, p.Args...)
 	cmd.Env, cmd.Dir = p.Env, "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = request, log, log
 	cmd.ExtraFiles = []*os.File{eventsOut, p.Alive}

@@ -172,12 +172,11 @@ func (s *supervisor) bootFailed(ctx context.Context, vm driver.VM, gone chan err
 	if err := vm.Kill(); err != nil {
 		s.opts.Log.Error("killing the VMM", "error", err)
 	}
-	<-gone
+	_ = <-gone // how it ended is not news: it was ended
 	if stopped {
 		return nil
 	}
-	var known *machine.Error
-	if errors.As(cause, &known) {
+	if known, ok := errors.AsType[*machine.Error](cause); ok {
 		return s.withConsole(known)
 	}
 	e := machine.Errorf(agentproto.CodeTimeout, "give it longer with --timeout, or look at the log",
@@ -252,7 +251,7 @@ func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest
 	if err := vm.Kill(); err != nil {
 		return fmt.Errorf("killing the VMM: %w", err)
 	}
-	<-gone
+	_ = <-gone // how it ended is not news: it was ended
 	return nil
 }
 
@@ -261,7 +260,7 @@ func (s *supervisor) await(gone chan error, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
-	case <-gone:
+	case _ = <-gone:
 		return true
 	case <-t.C:
 	case <-s.killNow:
@@ -321,8 +320,7 @@ func (s *supervisor) finish(err error) {
 }
 
 func failureOf(err error) *machine.Failure {
-	var e *machine.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*machine.Error](err); ok {
 		return &machine.Failure{Code: e.Code, Message: e.Message, Remedy: e.Remedy, Log: e.Log, Detail: e.Detail, Exit: e.Exit}
 	}
 	return &machine.Failure{Code: "supervisor.failed", Message: err.Error(), Remedy: "look at `mvmctl logs --source supervisor`"}

@@ -69,7 +69,7 @@ func (p *Progress) Step(name string) {
 	}
 	p.step, p.since, p.current, p.total = name, p.now(), 0, 0
 	if p.mode == ProgressPlain {
-		fmt.Fprintf(p.w, "[%6.2fs] %s\n", p.since.Sub(p.start).Seconds(), p.step)
+		p.write("[%6.2fs] %s\n", p.since.Sub(p.start).Seconds(), p.step)
 	}
 }
 
@@ -95,7 +95,7 @@ func (p *Progress) Print(line string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.erase()
-	fmt.Fprintln(p.w, Line(line))
+	p.write("%s\n", Line(line))
 }
 
 // Stop removes the live line; nothing more is shown. It may be called more than once.
@@ -114,10 +114,13 @@ func (p *Progress) Stop() {
 
 func (p *Progress) erase() {
 	if p.shown {
-		io.WriteString(p.w, "\r\x1b[K")
+		p.write("\r\x1b[K")
 		p.shown = false
 	}
 }
+
+// write ignores errors: progress that nobody can see is no reason to stop.
+func (p *Progress) write(format string, args ...any) { _, _ = fmt.Fprintf(p.w, format, args...) }
 
 func (p *Progress) live() {
 	tick := time.NewTicker(progressTick)
@@ -145,6 +148,6 @@ func (p *Progress) draw() {
 	if p.width > 1 {
 		text = Clip(text, p.width-1)
 	}
-	fmt.Fprintf(p.w, "\r\x1b[K%s", text)
+	p.write("\r\x1b[K%s", text)
 	p.shown = true
 }

@@ -231,16 +231,16 @@ func (c *portConn) Write(p []byte) (int, error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	if err := c.state(); err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = unix.EPIPE
 		}
 		return 0, err
 	}
 	n, err := c.f.Write(p)
 	if err != nil {
-		switch serr := c.state(); serr {
-		case nil:
-		case io.EOF:
+		switch serr := c.state(); {
+		case serr == nil:
+		case errors.Is(serr, io.EOF):
 			err = unix.EPIPE
 		default:
 			err = serr

@@ -1,9 +1,11 @@
 package drivertest
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/mvmctl/mvmctl/internal/agentclient"
 	"github.com/mvmctl/mvmctl/internal/driver"
 )
 
@@ -23,6 +25,9 @@ type Harness struct {
 	// OneDial says that a machine can be dialled only once. It is a gap of the driver and
 	// leaves out what the contract says about later connections.
 	OneDial bool
+
+	// SeesPanic says that Wait tells a panic of the guest's kernel from a power-off.
+	SeesPanic bool
 }
 
 // suite is one run of the tests.
@@ -56,6 +61,7 @@ func Run(t *testing.T, h Harness) {
 		{"second dial", testSecondDial},
 		{"wrong key", testWrongKey},
 		{"power-off from inside", testPowerOff},
+		{"kernel panic", testPanic},
 		{"VMM killed from outside", testVMMKilled},
 		{"start without a disk", testMissingDisk},
 		{"start without what boots", testMissingBoot},
@@ -94,4 +100,39 @@ func (s *suite) prepare(t *testing.T) {
 	if s.Cycles == 0 {
 		s.Cycles = 3
 	}
+}
+
+// Misbehaves starts one machine with a driver that was told to misbehave, dials it and
+// authenticates, for at most limit. It returns how that went and how the machine ended; a
+// machine that is still there by then is killed. It is for the faults of a driver made for
+// tests.
+func Misbehaves(t *testing.T, h Harness, limit time.Duration) (connected, ended error) {
+	t.Helper()
+	s := &suite{Harness: h, assets: makeAssets(t)}
+	s.prepare(t)
+	g := s.newGuest(t, "")
+	vm, err := s.driver.Start(s.patient(t), g.boot, driver.Output{Console: &g.console, VMM: &g.vmm})
+	if err != nil {
+		return err, err
+	}
+	defer func() { _ = vm.Kill() }()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	conn, connected := vm.Dial(ctx, driver.AgentPort)
+	if connected == nil {
+		var c *agentclient.Client
+		if c, connected = agentclient.Connect(ctx, conn, g.id); connected == nil {
+			_ = c.Close()
+		}
+	}
+	if machineEnded := make(chan error, 1); connected != nil {
+		go func() { machineEnded <- vm.Wait() }()
+		select {
+		case ended = <-machineEnded:
+			return connected, ended
+		case <-ctx.Done():
+		}
+	}
+	_ = vm.Kill()
+	return connected, vm.Wait()
 }

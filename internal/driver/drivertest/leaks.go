@@ -33,7 +33,7 @@ func (before stock) compare(g *guest) {
 	g.t.Helper()
 	after := takeStock(g)
 	for deadline := time.Now().Add(5 * time.Second); after.goroutine > before.goroutine && time.Now().Before(deadline); after = takeStock(g) {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if diff := cmp.Diff(before.fds, after.fds); diff != "" {
 		g.t.Errorf("descriptors (-before +after):\n%s", diff)

@@ -200,6 +200,18 @@ func testPowerOff(s *suite, t *testing.T) {
 	}
 }
 
+func testPanic(s *suite, t *testing.T) {
+	if !s.SeesPanic {
+		t.Skip("the driver does not claim to see a panic")
+	}
+	g := s.started(t)
+	c := g.connect()
+	_, _ = c.Exec(s.patient(t), agentproto.ExecStart{Process: agentproto.Process{Args: []string{"sh", "-c", "echo c > /proc/sysrq-trigger"}}}, agentclient.Streams{})
+	if err := g.wait(); machine.CodeOf(err) != "guest.panic" {
+		t.Errorf("Wait after a panic: %v, want guest.panic", err)
+	}
+}
+
 func testVMMKilled(s *suite, t *testing.T) {
 	g := s.started(t)
 	pid, err := g.pid()

@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -127,7 +128,7 @@ func testSupervisorKilled(s *suite, t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	for deadline := time.Now().Add(10 * time.Second); process.Running(vmm); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); process.Running(vmm); <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
 			_ = process.Kill(t.Context(), vmm)
 			t.Fatal("the VMM outlived its supervisor")
@@ -163,11 +164,14 @@ func testUnprivileged(s *suite, t *testing.T) {
 }
 
 // testInherited: a VMM has only the descriptors that the driver gave it or that it opened
-// itself, not those that our process happens to have (threats.md A230).
+// itself, not those that our process happens to have (threats.md A230), and nothing of the
+// user's environment (A015).
 func testInherited(s *suite, t *testing.T) {
 	needLinux(t)
+	t.Setenv("QEMU_AUDIO_DRV", "stray")
+	t.Setenv("http_proxy", "stray\x1b")
 	path := filepath.Join(s.assets.Dir, "stray")
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,4 +191,11 @@ func testInherited(s *suite, t *testing.T) {
 		t.Errorf("the VMM has a descriptor of ours, or none at all: %q", have)
 	}
 	t.Logf("the VMM's descriptors: %q", have)
+	env, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(env) == 0 || bytes.Contains(env, []byte("stray")) {
+		t.Errorf("the VMM has our environment, or none: %q", env)
+	}
 }

@@ -130,8 +130,10 @@ func copyAll(w io.Writer, r io.Reader) {
 
 // command is the agent, or for some faults a program that only plays one.
 func (v *vm) command(b machine.Boot) *exec.Cmd {
-	args := []string{b.Agent, "serve", "--config-dir", filepath.Join(v.dir, "config"), "--root", filepath.Join(v.dir, "root"),
-		"--bin", filepath.Join(v.dir, "bin"), "--channel-fd", strconv.Itoa(channelFD)}
+	args := []string{
+		b.Agent, "serve", "--config-dir", filepath.Join(v.dir, "config"), "--root", filepath.Join(v.dir, "root"),
+		"--bin", filepath.Join(v.dir, "bin"), "--channel-fd", strconv.Itoa(channelFD),
+	}
 	switch v.fault {
 	case FaultNeverAnswer:
 		args = []string{b.Agent, "sh", "-c", "echo booting; echo stuck here; sleep 1000000"}

@@ -43,13 +43,17 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{name: "microvm-tcg", host: host{bin: sandboxed, arch: "amd64", accel: accelTCG, flavor: flavorMicroVM, tscKHz: 2596138}, fds: inherited},
 		{name: "microvm-kvm-vsock", host: host{bin: sandboxed, arch: "amd64", accel: accelKVM, flavor: flavorMicroVM}, fds: withVsock},
-		{name: "q35-tcg-bzimage", host: host{bin: sandboxed, arch: "amd64", accel: accelTCG, flavor: flavorQ35}, fds: inherited,
-			boot: func(b *machine.Boot) { b.Kernel.VMLinux = "" }},
+		{
+			name: "q35-tcg-bzimage", host: host{bin: sandboxed, arch: "amd64", accel: accelTCG, flavor: flavorQ35}, fds: inherited,
+			boot: func(b *machine.Boot) { b.Kernel.VMLinux = "" },
+		},
 		{name: "q35-hvf", host: host{arch: "amd64", accel: accelHVF, flavor: flavorQ35}, fds: byPath},
 		{name: "virt-hvf", host: host{arch: "arm64", accel: accelHVF, flavor: flavorVirt}, fds: byPath},
 		{name: "virt-kvm-vsock", host: host{bin: sandboxed, arch: "arm64", accel: accelKVM, flavor: flavorVirt}, fds: withVsock},
-		{name: "probe-kvm", host: host{bin: sandboxed, arch: "amd64", accel: accelKVM, flavor: flavorMicroVM}, fds: fds{qmp: 3, console: 4, kernel: 5, initrd: 6},
-			boot: func(b *machine.Boot) { b.Disks = nil }, words: []string{probeWord, probeNoise}},
+		{
+			name: "probe-kvm", host: host{bin: sandboxed, arch: "amd64", accel: accelKVM, flavor: flavorMicroVM}, fds: fds{qmp: 3, console: 4, kernel: 5, initrd: 6},
+			boot: func(b *machine.Boot) { b.Disks = nil }, words: []string{probeWord, probeNoise},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

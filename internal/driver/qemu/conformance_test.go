@@ -14,7 +14,7 @@ func TestConformance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it boots some forty guests")
 	}
-	drivertest.Run(t, drivertest.Harness{New: func(t testing.TB, a drivertest.Assets) driver.Driver {
+	drivertest.Run(t, drivertest.Harness{SeesPanic: true, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
 		return qemu.New(qemu.Options{
 			CacheDir: a.Cache, Accel: os.Getenv("MVM_QEMU_ACCEL"), Binary: os.Getenv("MVM_QEMU"),
 			BootProbe: func(context.Context) (qemu.ProbeAssets, error) {

@@ -176,12 +176,12 @@ func explain(b machine.Boot, end, words string) error {
 	}
 	var e *machine.Error
 	switch {
-	case says("Cannot allocate memory", "cannot set up guest memory", "at most", "exceeds max"):
+	case says("Cannot allocate memory", "cannot set up guest memory", "phys-bits too low"):
 		e = machine.Errorf("limit.memory", "use a smaller --memory, or stop other machines",
 			"this host cannot give the machine %s of memory: %s", machine.FormatSize(b.MemoryBytes), last)
 	case says("Failed to get \"write\" lock", "Failed to get shared \"write\" lock", "Is another process using the image"):
 		e = machine.Errorf("disk.busy", "stop the machine that uses it", "another process uses one of the disks: %s", last)
-	case says("could not load kernel", "invalid kernel header", "Error loading uncompressed kernel", "without PVH ELF Note", "could not load initrd", "kernel too old", "initrd is too large"):
+	case says("could not load kernel", "invalid kernel header", "Error loading uncompressed kernel", "Error while loading elf kernel", "without PVH ELF Note", "could not load initrd", "kernel too old", "initrd is too large"):
 		e = machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel fetch`, or give another with --kernel", "QEMU does not take the kernel: %s", last)
 	default:
 		e = machine.Errorf("boot.vmm_died", "look at the VMM's words below", "QEMU %s before the machine started: %s", end, last)

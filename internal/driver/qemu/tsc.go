@@ -49,7 +49,7 @@ func constantTSC() bool {
 // measureTSC compares the counter with the monotonic clock.
 func measureTSC(window time.Duration) int {
 	ticks0, at0 := tickAndTime()
-	time.Sleep(window)
+	<-time.After(window)
 	ticks1, at1 := tickAndTime()
 	elapsed := at1.Sub(at0)
 	if ticks1 <= ticks0 || elapsed <= 0 {
