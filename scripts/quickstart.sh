@@ -80,12 +80,24 @@ title "Stopping and removing it"
 show "$mvmctl" down "$name"
 show "$mvmctl" rm "$name"
 
+# gone waits a moment for a process to end: its parent may be slow to take note, and a process
+# that only its parent still has to take note of is gone.
+gone() {
+  local i
+  for i in 1 2 3 4 5 6 7 8 9 10; do
+    kill -0 "$1" 2>/dev/null || return 0
+    if grep ') Z ' "/proc/$1/stat" >/dev/null 2>&1; then return 0; fi
+    [ "$i" -lt 10 ] && sleep 0.2
+  done
+  return 1
+}
+
 left=0
 complain() { say "left behind: $1"; left=1; }
 if "$mvmctl" ls -a -q | grep -x "$name" >/dev/null; then complain "the record of $name"; fi
 if [ -n "$dir" ] && [ -e "$dir" ]; then complain "$dir"; fi
 for pid in $pids; do
-  if kill -0 "$pid" 2>/dev/null; then complain "process $pid"; fi
+  gone "$pid" || complain "process $pid"
 done
 [ "$left" -eq 0 ] || die "the machine was not removed completely; mvmctl doctor tells more"
 name=

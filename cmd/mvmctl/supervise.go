@@ -29,7 +29,6 @@ func supervise(p paths.Paths) error {
 	// Inherited descriptors are not closed on exec by themselves; a VMM must not hold them.
 	syscall.CloseOnExec(supervisor.EventsFD)
 	syscall.CloseOnExec(supervisor.AliveFD)
-	defer func() { _ = alive.Close() }()
 	// The request holds the host's private key: no core file may.
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
 		log.Warn("forbidding core files", "error", err)
@@ -56,8 +55,8 @@ func supervise(p paths.Paths) error {
 		SaveStatus: func(s machine.Status) error { return st.SaveStatus(req.Boot.Name, s) },
 		Events:     events, Log: log,
 	})
-	_ = alive.Close()
-	engine.New(all).RemoveEnded(context.WithoutCancel(ctx), req.Boot.Name, req.Boot.Generation)
+	// The lock falls free with the process itself, except for a machine that goes with it.
+	engine.New(all).RemoveEnded(context.WithoutCancel(ctx), req.Boot.Name, req.Boot.Generation, func() { _ = alive.Close() })
 	return err
 }
 

@@ -120,10 +120,12 @@ func (e *Engine) healOne(ctx context.Context, name string) bool {
 // RemoveEnded removes an ephemeral machine whose supervisor has just ended, unless somebody
 // else is at work on it or has started it again. The supervisor's process calls it last. A
 // machine with an attached command is left to the command that waits for its end.
-func (e *Engine) RemoveEnded(ctx context.Context, name string, generation uint64) {
+// release gives up the lock that proves the supervisor alive.
+func (e *Engine) RemoveEnded(ctx context.Context, name string, generation uint64, release func()) {
 	rec, err := e.Records.Load(name)
 	if err != nil || !rec.Spec.Ephemeral || rec.Spec.Attach || rec.Generation != generation {
 		return
 	}
+	release()
 	e.healOne(ctx, name)
 }

@@ -21,7 +21,9 @@ type Proc struct {
 	// Guarded by table.mu.
 	reaped   bool
 	killRest bool
-	collect  bool  // Stop is under way: at the leader's end, note who is left of its session
+	collect  bool  // Stop is under way: at the leader's end, note who is left of its session …
+	polite   bool  // … and give them the rest of its grace, whatever killRest says
+	forced   bool  // a Stop has lost its patience: no later one is polite
 	rest     group // filled when collect is set
 }
 
@@ -61,13 +63,13 @@ func (p *Proc) Stop(first syscall.Signal, grace time.Duration) {
 	p.table.mu.Lock()
 	p.collect = true
 	if grace > 0 {
+		p.polite = !p.forced
 		// A stopped (SIGSTOP) group would never see the signal.
 		if p.signal(first) == nil {
 			_ = p.signal(syscall.SIGCONT)
 		}
 	} else {
-		p.killRest = true
-		_ = p.signal(syscall.SIGKILL)
+		p.force()
 	}
 	p.table.mu.Unlock()
 
@@ -77,8 +79,7 @@ func (p *Proc) Stop(first syscall.Signal, grace time.Duration) {
 		case <-p.done:
 		case <-timer.C:
 			p.table.mu.Lock()
-			p.killRest = true
-			_ = p.signal(syscall.SIGKILL)
+			p.force()
 			p.table.mu.Unlock()
 		}
 		timer.Stop()
@@ -91,10 +92,16 @@ func (p *Proc) Stop(first syscall.Signal, grace time.Duration) {
 	rest.waitOrKill(p.pid, time.Until(deadline))
 }
 
+// force kills the group now, and what is left of the session when the leader is reaped.
+func (p *Proc) force() {
+	p.killRest, p.polite, p.forced = true, false, true
+	_ = p.signal(syscall.SIGKILL)
+}
+
 // beforeReap runs while the leader is a zombie, which keeps its number from being reused.
 func (p *Proc) beforeReap() {
 	switch {
-	case p.killRest:
+	case p.killRest && !p.polite:
 		killSession(p.pid)
 	case p.collect:
 		p.rest = findSession(p.pid)

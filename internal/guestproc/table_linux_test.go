@@ -128,13 +128,17 @@ func TestStopReachesOtherGroupsOfTheSession(t *testing.T) {
 // A child that takes longer than its leader to stop is given the rest of the grace.
 func TestStopWaitsForTheGroup(t *testing.T) {
 	tab := running(t)
-	p, out := startReading(t, tab, sh("(trap 'sleep 0.1; echo saved; exit' TERM; echo ready; while :; do sleep 0.01; done) & wait"))
-	if line, _ := out.ReadString('\n'); line != "ready\n" {
-		t.Fatalf("got %q", line)
-	}
-	p.Stop(syscall.SIGTERM, limit)
-	if line, _ := out.ReadString('\n'); line != "saved\n" {
-		t.Errorf("the child was not given time: got %q", line)
+	for _, killRest := range []bool{false, true} {
+		s := sh("(trap 'sleep 0.1; echo saved; exit' TERM; echo ready; while :; do sleep 0.01; done) & wait")
+		s.KillRest = killRest
+		p, out := startReading(t, tab, s)
+		if line, _ := out.ReadString('\n'); line != "ready\n" {
+			t.Fatalf("got %q", line)
+		}
+		p.Stop(syscall.SIGTERM, limit)
+		if line, _ := out.ReadString('\n'); line != "saved\n" {
+			t.Errorf("KillRest %v: the child was not given time: got %q", killRest, line)
+		}
 	}
 }
 

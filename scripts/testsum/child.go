@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -41,12 +43,22 @@ func runStep(ctx context.Context, dir, name string, args []string) (bool, error)
 	reap(ctx, cmd)
 	r := Result{Name: name, Elapsed: time.Since(start)}
 	if err != nil {
-		fmt.Printf("FAIL %s: %v (%s)\n%s", name, err, seconds(r.Elapsed), indent(out.String()))
+		fmt.Printf("FAIL %s: %v (%s)\n%s", name, err, seconds(r.Elapsed), indent(shorten(out.String(), 100)))
 		r.Failed = []string{fmt.Sprintf("%s: %v", name, err)}
 	} else {
 		fmt.Printf("ok   %s (%s)\n", name, seconds(r.Elapsed))
 	}
 	return err != nil, save(dir, r)
+}
+
+// shorten leaves out the middle of what is longer than so many lines.
+func shorten(s string, lines int) string {
+	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	if len(all) <= lines {
+		return s
+	}
+	left := fmt.Sprintf("… %d lines left out …", len(all)-lines)
+	return strings.Join(slices.Concat(all[:lines/2], []string{left}, all[len(all)-lines/2:]), "\n")
 }
 
 // runTest runs go test and reads its JSON as it comes.

@@ -194,6 +194,15 @@ func TestStepEndsItsChildren(t *testing.T) {
 	}
 }
 
+func TestShorten(t *testing.T) {
+	if got := shorten("a\nb\nc\nd\ne\n", 4); got != "a\nb\n… 1 lines left out …\nd\ne" {
+		t.Errorf("got %q", got)
+	}
+	if got := shorten("a\nb\n", 4); got != "a\nb\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
 // alive reports whether a process exists and is no zombie.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
