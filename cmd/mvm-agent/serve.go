@@ -62,6 +62,7 @@ func serveProcess(configDir, root, bin string, fd int) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
 	procs := guestproc.New()
+	procs.KillWithParent() // a guest whose VMM is killed has no survivors either
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	reap, stopReaping := context.WithCancel(context.Background())

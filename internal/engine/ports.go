@@ -14,11 +14,15 @@ func (e *Engine) Forward(ctx context.Context, name string, ports []machine.Port)
 	if err := machine.CheckPorts(ports); err != nil {
 		return nil, err
 	}
-	c, _, err := e.control(ctx, name)
+	c, rec, err := e.control(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
+	if rec.Spec.Sealed {
+		// The agent would refuse every connection; a port that leads nowhere helps nobody.
+		return nil, machine.Errorf(agentproto.CodeDenied, "start it with --dev to allow it", "machine %q is sealed: it carries no connections", name)
+	}
 	return c.AddForwards(ctx, ports)
 }
 

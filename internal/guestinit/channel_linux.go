@@ -37,5 +37,6 @@ func (s *System) Channel(ctx context.Context) (Channel, error) {
 	if !ok {
 		return Channel{}, fmt.Errorf("no channel: the machine has neither a vsock device nor a serial port %s", PortName)
 	}
+	s.mark("channel")
 	return c, nil
 }

@@ -166,6 +166,8 @@ func (s *Spec) Check() error {
 		return Usagef("input.range", "use --memory 64M or more", "memory of %s is not within %s..%s", FormatSize(s.Memory), FormatSize(MinMemory), FormatSize(MaxMemory))
 	case s.Disk != 0 && (s.Disk < MinDisk || s.Disk > MaxDisk):
 		return Usagef("input.range", "use --disk 16M or more", "disk of %s is not within %s..%s", FormatSize(s.Disk), FormatSize(MinDisk), FormatSize(MaxDisk))
+	case s.Sealed && len(s.Ports) > 0:
+		return Usagef("input.port", "leave out --publish or --sealed", "a sealed machine carries no connections, so no port of it can be published")
 	case len(s.Labels) > 64 || len(s.Env) > 1024:
 		return Usagef("limit.entries", "use at most 64 labels and 1024 environment entries", "too many labels or environment entries")
 	}

@@ -81,6 +81,7 @@ func (p *prober) check(ctx context.Context) (code int, output string, err error)
 		return 126, "", err
 	}
 	spec.Stdin, spec.Stdout, spec.Stderr = null, out, out
+	spec.KillRest = true
 	proc, err := p.m.opts.Procs.Start(spec)
 	_ = out.Close()
 	if err != nil {
@@ -96,7 +97,7 @@ func (p *prober) check(ctx context.Context) (code int, output string, err error)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	proc.Stop(syscall.SIGKILL, 0) // also what a check leaves behind
+	proc.Stop(syscall.SIGKILL, 0) // returns at once when it has ended
 	select {
 	case <-read:
 	case <-time.After(outputLinger):

@@ -23,7 +23,7 @@ const (
 	startGrace   = time.Second
 	steadyFactor = 10              // running this many start graces makes the next pause short again
 	preStartTime = 5 * time.Minute // a pre-start command that takes longer has failed
-	outputLinger = 2 * time.Second // for output of what a dead service left behind
+	outputLinger = 2 * time.Second // for output that a process outside the service's session holds open
 	maxLogFile   = 16 << 20        // bytes of a service's own log file; then it begins anew
 	copyChunk    = 32 << 10
 )
@@ -169,6 +169,7 @@ func (r *runner) start(p agentproto.Process, limit time.Duration, running func(p
 		return agentproto.Exit{Code: 126}, err
 	}
 	spec.Stdin, spec.Stdout, spec.Stderr = null, out, errOut
+	spec.KillRest = true // what it leaves behind would hold its ports and files against the next start
 	proc, err := r.m.opts.Procs.Start(spec)
 	_ = out.Close()
 	_ = errOut.Close()
@@ -185,8 +186,6 @@ func (r *runner) start(p agentproto.Process, limit time.Duration, running func(p
 	r.mu.Lock()
 	r.proc, r.status.Pid, r.status.ExitCode = nil, 0, proc.Exit().Code
 	r.mu.Unlock()
-	// What it left behind in its group goes too; its last output comes first.
-	proc.Stop(syscall.SIGKILL, 0)
 	linger := time.After(outputLinger)
 	for _, done := range []<-chan struct{}{outDone, errDone} {
 		select {

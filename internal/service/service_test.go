@@ -194,6 +194,19 @@ func TestStopEndsEverythingInReverse(t *testing.T) {
 	}
 }
 
+// A server that forks and dies must not keep its port: the next start would never get it.
+func TestWhatAServiceLeavesBehindIsKilled(t *testing.T) {
+	w := newWorld(t)
+	lock := filepath.Join(t.TempDir(), "lock")
+	s := sh("web", "exec 9>>"+lock+"; flock -n 9 || { echo taken; exit 7; }; sleep 300 & exit 3")
+	w.m.Start([]agentproto.Service{s}, nil)
+	for range 3 {
+		if e := w.wait("web", "backoff"); *e.ExitCode != 3 {
+			t.Fatalf("the process of an earlier start still holds the lock: %+v", e)
+		}
+	}
+}
+
 func TestStopDuringBackoffIsPrompt(t *testing.T) {
 	w := newWorld(t)
 	s := sh("web", "exit 1")
