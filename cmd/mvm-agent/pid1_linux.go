@@ -66,11 +66,13 @@ func serveGuest(sys *guestinit.System) error {
 		setClock: sys.SetClock, timings: sys.Timings,
 		resolver: guestproc.Resolver{BaseEnv: sys.Env, Path: guestproc.DefaultPath + ":" + agentproto.GuestBin},
 	})
-	go guestinit.Signals(ctx, func(reboot bool) {
-		// In order, and so that none is started again while everything is being ended.
-		s.services.Stop(ctx, agentproto.KillGrace)
-		powerOff(reboot)
-	})
+	go func() {
+		if reboot, ok := sys.AwaitSignal(ctx); ok {
+			// In order, and so that none is started again while everything is being ended.
+			s.services.Stop(ctx, agentproto.KillGrace)
+			powerOff(reboot)
+		}
+	}()
 	served := make(chan error, 1)
 	go func() { served <- s.run(ctx, ln) }()
 	fmt.Fprintln(os.Stderr, "mvm-agent: ready")

@@ -31,7 +31,7 @@ type Hello struct {
 	MachineID  string    `json:"machine_id"`
 	Generation uint64    `json:"generation"`
 	Build      string    `json:"build"`          // version of the program that speaks
-	Time       time.Time `json:"time,omitempty"` // the sender's wall clock; the agent sets its own from the host's
+	Time       time.Time `json:"time,omitzero"` // the sender's wall clock; the agent sets its own from the host's
 }
 
 // Status is what the agent knows about the guest.
@@ -90,7 +90,7 @@ type CheckStatus struct {
 	State    string    `json:"state"` // "starting", "healthy", "unhealthy"
 	Failures int       `json:"failures"`
 	Output   string    `json:"output,omitempty"` // end of the last output, bounded
-	Last     time.Time `json:"last,omitempty"`
+	Last     time.Time `json:"last,omitzero"`
 }
 
 // ConsoleStatus describes the open console session.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +30,7 @@ const driveTimeout = 15 * time.Second
 // When Boot returns, the channel can be opened (Channel), and Finish has still to be called
 // before a process of the machine is started.
 func Boot(ctx context.Context, o Options) (*System, error) {
-	s := &System{log: o.Log}
+	s := &System{log: o.Log, ending: holdSignals()}
 	s.mark("init")
 	if err := mountEarly(); err != nil {
 		return nil, err
@@ -44,16 +45,21 @@ func Boot(ctx context.Context, o Options) (*System, error) {
 		fmt.Fprintln(o.Log, ProbeLine)
 		return s, ErrProbe
 	}
+	if err := raiseLimits(); err != nil {
+		s.logf("%v", err)
+	}
 	if s.uevents, err = listenUevents(); err != nil {
 		return s, err
 	}
-	s.rest = loadModules(o.Log)
+	var loaded <-chan struct{}
+	s.rest, loaded = loadModules(o.Log)
 	s.mark("modules")
 	found, err := s.waitDrives(ctx)
 	if err != nil {
 		return s, err
 	}
 	s.mark("drives")
+	layers := mountLayers(found) // they wait for the disk; reading the config is work
 	if s.Config, err = readConfigDrive(found); err != nil {
 		return s, err
 	}
@@ -62,7 +68,11 @@ func Boot(ctx context.Context, o Options) (*System, error) {
 	}
 	s.Env = environment(s.Config, guestproc.DefaultPath)
 	s.mark("config")
-	if err := s.mountRoot(found, o.Commands); err != nil {
+	<-loaded
+	if err := errors.Join(<-layers, <-layers); err != nil {
+		return s, err
+	}
+	if err := s.mountRoot(found[serialRoot] != "", o.Commands); err != nil {
 		return s, err
 	}
 	s.mark("root")
@@ -78,22 +88,28 @@ func Boot(ctx context.Context, o Options) (*System, error) {
 // users, loopback. What goes wrong is reported and not fatal: a guest without a host name is
 // better than none.
 func (s *System) Finish() {
-	for _, step := range []struct {
-		what string
-		do   func() error
-	}{
-		{"mounting terminals and groups", mountLate},
-		{"setting the host name", s.setHostname},
-		{"adding users", s.addUsers},
-		{"copying secrets", s.mountSecrets},
-		{"raising the loopback interface", raiseLoopback},
-		{"setting kernel parameters", setSysctls},
+	var wg sync.WaitGroup
+	for _, steps := range [][]step{
+		{{"adding users", s.addUsers}, {"copying secrets", s.mountSecrets}}, // in this order: for the users' groups
+		{{"mounting terminals and groups", mountLate}},
+		{{"setting the host name", s.setHostname}, {"raising the loopback interface", raiseLoopback}},
+		{{"setting kernel parameters", setSysctls}},
 	} {
-		if err := step.do(); err != nil {
-			s.logf("%s: %v", step.what, err)
-		}
+		wg.Go(func() {
+			for _, st := range steps {
+				if err := st.do(); err != nil {
+					s.logf("%s: %v", st.what, err)
+				}
+			}
+		})
 	}
+	wg.Wait()
 	s.mark("ready")
+}
+
+type step struct {
+	what string
+	do   func() error
 }
 
 // mark notes that a phase has ended.
@@ -131,9 +147,10 @@ func (s *System) waitDrives(ctx context.Context) (drives, error) {
 		found, settled = findDrives(sys)
 		return settled && found[serialConfig] != ""
 	}, func() bool {
-		// With every device accounted for, waiting longer brings no config drive.
+		// Drivers look at all devices of a bus while they load. When some virtio device is
+		// there and no disk is still on its way, waiting brings no config drive.
 		_, settled := findDrives(sys)
-		return settled && len(virtioDevices(sys, virtioBlock)) > 0
+		return settled && len(virtioDevices(sys, "")) > 0
 	})
 	switch {
 	case err != nil:

@@ -52,7 +52,7 @@ func findDrives(sys fs.FS) (found drives, settled bool) {
 	return found, true
 }
 
-// virtioDevices returns the sysfs folders of the virtio devices of one type.
+// virtioDevices returns the sysfs folders of the virtio devices of one type, or of all for "".
 func virtioDevices(sys fs.FS, kind string) []string {
 	const bus = "bus/virtio/devices"
 	devs, err := fs.ReadDir(sys, bus)
@@ -63,7 +63,7 @@ func virtioDevices(sys fs.FS, kind string) []string {
 	for _, d := range devs {
 		dir := path.Join(bus, d.Name())
 		id, err := fs.ReadFile(sys, path.Join(dir, "device"))
-		if err == nil && strings.TrimSpace(string(id)) == kind {
+		if err == nil && (kind == "" || strings.TrimSpace(string(id)) == kind) {
 			out = append(out, dir)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -194,6 +195,22 @@ func setSysctls() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Open files per process, for us and for all that we start. The kernel's own are 1024 and 4096,
+// from another time: too few for a server, and for an agent with many streams.
+const (
+	softFiles = 16 << 10
+	hardFiles = 1 << 20 // fs.nr_open
+)
+
+func raiseLimits() error {
+	// syscall and not unix: the former also makes the runtime forget the limit that it would
+	// give back to every program that it starts.
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: softFiles, Max: hardFiles}); err != nil {
+		return fmt.Errorf("raising the limit of open files: %w", err)
+	}
+	return nil
 }
 
 // mountSecrets copies the secrets drive, if there is one, to a tmpfs of its own, and lets go

@@ -11,21 +11,24 @@ import (
 type need struct {
 	device string // virtio device type without which it has nothing to do; "": always needed
 	late   bool   // nothing that the host waits for depends on it
+	aside  bool   // the drives do not depend on it: it can load while their driver waits for them
 }
 
 // needOf knows the modules that can be left out or come later; everything else is loaded.
 func needOf(name string) need {
 	switch name {
 	case "virtio_net", "net_failover", "failover":
-		return need{device: "0x0001"}
+		return need{device: "0x0001", aside: true}
 	case "virtio_console":
-		return need{device: "0x0003"}
+		return need{device: "0x0003", aside: true}
 	case "virtio_rng", "rng_core":
 		return need{device: "0x0004", late: true}
 	case "virtio_balloon":
 		return need{device: "0x0005", late: true}
 	case "vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport":
-		return need{device: virtioVsock}
+		return need{device: virtioVsock, aside: true}
+	case "overlay":
+		return need{aside: true}
 	case "button", "evdev":
 		return need{late: true}
 	}
@@ -52,4 +55,13 @@ func moduleName(file string) string {
 		name = rest
 	}
 	return strings.ReplaceAll(name, "-", "_")
+}
+
+// isBus reports whether a module is needed before any virtio device is known.
+func isBus(name string) bool {
+	switch name {
+	case "virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_mmio":
+		return true
+	}
+	return false
 }

@@ -19,6 +19,8 @@ const (
 	initramfsModules = "/mvm/modules"
 	newRoot          = "/newroot"
 	upperDisk        = agentproto.UpperDir + "/disk"
+	overlayUpper     = upperDisk + "/upper"
+	overlayWork      = upperDisk + "/work"
 	lowerDir         = agentproto.UpperDir + "/lower"
 )
 
@@ -50,7 +52,7 @@ func mountEarly() error {
 			return err // EBUSY: it is mounted, CONFIG_DEVTMPFS_MOUNT
 		}
 	}
-	return nil
+	return mountGuestDir()
 }
 
 // mountLate mounts what processes expect and the channel does not need.
@@ -99,24 +101,87 @@ func mountDrive(device, at string, flags uintptr) error {
 	return nil
 }
 
-// mountRoot builds the machine's root at newRoot and fills agentproto.GuestDir.
-func (s *System) mountRoot(found drives, commands []string) error {
+// mountGuestDir makes agentproto.GuestDir, where all that is ours lies.
+func mountGuestDir() error {
 	if err := os.MkdirAll(agentproto.GuestDir, 0o755); err != nil {
 		return err
 	}
 	if err := mount("tmpfs", agentproto.GuestDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return err
 	}
-	for dir, mode := range map[string]os.FileMode{agentproto.UpperDir: 0o700, agentproto.SecretsMount: 0o755} {
-		if err := os.Mkdir(dir, mode); err != nil {
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{
+		{agentproto.UpperDir, 0o700},
+		{upperDisk, 0o700},
+		{lowerDir, 0o700},
+		{agentproto.SecretsMount, 0o755},
+		{agentproto.GuestBin, 0o755},
+	} {
+		if err := os.Mkdir(d.path, d.mode); err != nil {
 			return err
 		}
 	}
-	if err := s.mountUpper(found[serialUpper]); err != nil {
+	return nil
+}
+
+// mountLayers mounts the image and the machine's own disk, each on a thread of its own, and
+// sends two results.
+func mountLayers(found drives) <-chan error {
+	done := make(chan error, 2)
+	go func() { done <- mountUpper(found[serialUpper]) }()
+	go func() {
+		if found[serialRoot] == "" {
+			done <- nil
+			return
+		}
+		done <- mountDrive(found[serialRoot], lowerDir, unix.MS_RDONLY)
+	}()
+	return done
+}
+
+// mountUpper mounts the disk that takes the machine's writes, or memory when there is none,
+// and makes the overlay's two folders on it.
+func mountUpper(device string) error {
+	var err error
+	if device != "" {
+		err = mountDrive(device, upperDisk, unix.MS_NOATIME)
+	} else {
+		err = mount("tmpfs", upperDisk, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700")
+	}
+	if err != nil {
 		return err
 	}
-	if err := s.mountOverlay(found[serialRoot]); err != nil {
-		return err
+	// The mode of the upper folder is that of / in the guest.
+	for dir, mode := range map[string]os.FileMode{overlayUpper: 0o755, overlayWork: 0o700} {
+		if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("preparing the upper disk: %w", err)
+		}
+	}
+	return nil
+}
+
+// mountRoot builds the machine's root at newRoot from its layers and fills agentproto.GuestDir.
+// Renamed folders are copied and files are copied whole, so that the upper folder alone says
+// what has changed.
+func (s *System) mountRoot(withImage bool, commands []string) error {
+	if withImage {
+		s.Upper, s.Lower = overlayUpper, lowerDir
+		if err := mount("overlay", newRoot, "overlay", unix.MS_NOATIME, "lowerdir="+lowerDir+",upperdir="+overlayUpper+
+			",workdir="+overlayWork+",redirect_dir=off,metacopy=off,index=off,xino=auto"); err != nil {
+			return err
+		}
+	} else {
+		if err := mount(overlayUpper, newRoot, "bind", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+		if err := remount(newRoot, 0); err != nil {
+			return err
+		}
+		if err := plainRoot(); err != nil {
+			return err
+		}
 	}
 	if err := bindAgent(); err != nil {
 		return err
@@ -124,43 +189,21 @@ func (s *System) mountRoot(found drives, commands []string) error {
 	return linkCommands(commands)
 }
 
-func (s *System) mountUpper(device string) error {
-	if err := os.Mkdir(upperDisk, 0o700); err != nil {
-		return err
-	}
-	if device != "" {
-		if err := mountDrive(device, upperDisk, unix.MS_NOATIME); err != nil {
-			return err
-		}
-		return nil
-	}
-	return mount("tmpfs", upperDisk, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700")
-}
-
-// mountOverlay lays the upper directory over the image. Renamed folders are copied and files
-// are copied whole, so that the upper directory alone says what has changed.
-func (s *System) mountOverlay(device string) error {
-	upper, work := upperDisk+"/upper", upperDisk+"/work"
-	for dir, mode := range map[string]os.FileMode{upper: 0o755, work: 0o700} {
-		if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, os.ErrExist) {
+// plainRoot makes a root without an image usable: folders, and the user land where scripts
+// look for it. What is there already, on an upper disk from an earlier boot, stays.
+func plainRoot() error {
+	for _, dir := range []string{"etc", "root", "usr", "var"} {
+		if err := os.Mkdir(newRoot+"/"+dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
-	if device == "" {
-		if err := mount(upper, newRoot, "bind", unix.MS_BIND, ""); err != nil {
+	bin := agentproto.GuestBin[1:] // relative: nobody follows it in the initramfs
+	for name, to := range map[string]string{"bin": bin, "sbin": bin, "usr/bin": "../" + bin, "usr/sbin": "../" + bin} {
+		if err := os.Symlink(to, newRoot+"/"+name); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
-		return remount(newRoot, 0)
 	}
-	if err := os.Mkdir(lowerDir, 0o700); err != nil {
-		return err
-	}
-	if err := mountDrive(device, lowerDir, unix.MS_RDONLY); err != nil {
-		return err
-	}
-	s.Upper, s.Lower = upper, lowerDir
-	return mount("overlay", newRoot, "overlay", unix.MS_NOATIME,
-		"lowerdir="+lowerDir+",upperdir="+upper+",workdir="+work+",redirect_dir=off,metacopy=off,index=off,xino=auto")
+	return nil
 }
 
 // remount sets the flags of a bind mount, which come from its source otherwise.
@@ -184,9 +227,6 @@ func bindAgent() error {
 }
 
 func linkCommands(commands []string) error {
-	if err := os.Mkdir(agentproto.GuestBin, 0o755); err != nil {
-		return err
-	}
 	target, err := filepath.Rel(agentproto.GuestBin, agentproto.GuestAgent)
 	if err != nil {
 		return err

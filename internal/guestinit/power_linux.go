@@ -119,17 +119,36 @@ func unmountAll() {
 	unix.Sync()
 }
 
-// Signals waits for the signals by which PID 1 is told to end the machine, until ctx ends, and
-// calls end once. They are those of busybox init (SIGUSR1 halt, SIGUSR2 power-off, SIGTERM
-// reboot) with SIGPWR, and SIGINT, which the kernel sends for Ctrl-Alt-Del: Firecracker's way
-// to ask for a shutdown, and so a power-off here.
-func Signals(ctx context.Context, end func(reboot bool)) {
-	c := make(chan os.Signal, 4)
-	signal.Notify(c, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGPWR, syscall.SIGINT)
-	defer signal.Stop(c)
+// holdSignals takes all signals away from the Go runtime, whose answer to most is to exit: that
+// of PID 1 is a kernel panic, and any root process of the guest can send one. Ignoring them
+// would be inherited by every program; a handled signal is not. It returns the channel of
+// those that ask for the machine's end.
+func holdSignals() <-chan os.Signal {
+	ending := make(chan os.Signal, 4)
+	signal.Notify(ending, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGPWR, syscall.SIGINT)
+	var others []os.Signal
+	for sig := syscall.Signal(1); sig <= 64; sig++ {
+		switch sig {
+		case syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGPWR, syscall.SIGINT:
+		case syscall.SIGCHLD, syscall.SIGURG: // ignored by default; the runtime sends itself SIGURG all the time
+		case syscall.SIGKILL, syscall.SIGSTOP: // the kernel keeps them from PID 1
+		default:
+			others = append(others, sig)
+		}
+	}
+	signal.Notify(make(chan os.Signal, 1), others...) // nobody reads; what does not fit is dropped
+	return ending
+}
+
+// AwaitSignal returns when PID 1 is told to end the machine, with ok set, or when ctx ends. The
+// signals are those of busybox init (SIGUSR1 halt, SIGUSR2 power-off, SIGTERM reboot) with
+// SIGPWR, and SIGINT, which the kernel sends for Ctrl-Alt-Del: Firecracker's way to ask for a
+// shutdown, and so a power-off here. Those that came since Boot began are not lost.
+func (s *System) AwaitSignal(ctx context.Context) (reboot, ok bool) {
 	select {
 	case <-ctx.Done():
-	case sig := <-c:
-		end(sig == syscall.SIGTERM)
+		return false, false
+	case sig := <-s.ending:
+		return sig == syscall.SIGTERM, true
 	}
 }

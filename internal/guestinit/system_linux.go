@@ -3,6 +3,7 @@ package guestinit
 import (
 	"errors"
 	"io"
+	"os"
 	"sync"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
@@ -33,6 +34,7 @@ type System struct {
 	Slow   bool // the processor is emulated: deadlines should be generous
 
 	log     io.Writer
+	ending  <-chan os.Signal // asks for the machine's end
 	uevents *uevents
 	secrets string   // block device of the secrets drive, "" without one
 	rest    []module // modules that are not loaded yet

@@ -43,8 +43,8 @@ func (s *Store) lock(ctx context.Context, name string) (unlock func(), err error
 		return func() { f.Close() }, nil
 	case <-ctx.Done():
 		go func() {
-			<-got
-			_ = f.Close()
+			err := <-got
+			_ = errors.Join(err, f.Close()) // gives up the lock that came too late
 		}()
 		return nil, ctx.Err()
 	}

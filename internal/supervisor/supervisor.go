@@ -172,7 +172,7 @@ func (s *supervisor) bootFailed(ctx context.Context, vm driver.VM, gone chan err
 	if err := vm.Kill(); err != nil {
 		s.opts.Log.Error("killing the VMM", "error", err)
 	}
-	_ = <-gone // how it ended is not news: it was ended
+	s.ended(<-gone)
 	if stopped {
 		return nil
 	}
@@ -251,7 +251,7 @@ func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest
 	if err := vm.Kill(); err != nil {
 		return fmt.Errorf("killing the VMM: %w", err)
 	}
-	_ = <-gone // how it ended is not news: it was ended
+	s.ended(<-gone)
 	return nil
 }
 
@@ -260,12 +260,20 @@ func (s *supervisor) await(gone chan error, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
-	case _ = <-gone:
+	case err := <-gone:
+		s.ended(err)
 		return true
 	case <-t.C:
 	case <-s.killNow:
 	}
 	return false
+}
+
+// ended notes how a VMM ended that was told to: for the log only.
+func (s *supervisor) ended(err error) {
+	if err != nil {
+		s.opts.Log.Info("the VMM ended", "error", err)
+	}
 }
 
 // drainLogs gives the log pump time for lines that came before the end.
