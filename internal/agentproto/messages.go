@@ -30,7 +30,7 @@ type Hello struct {
 	Protocol   int       `json:"protocol"`
 	MachineID  string    `json:"machine_id"`
 	Generation uint64    `json:"generation"`
-	Build      string    `json:"build"`          // version of the program that speaks
+	Build      string    `json:"build"`         // version of the program that speaks
 	Time       time.Time `json:"time,omitzero"` // the sender's wall clock; the agent sets its own from the host's
 }
 
