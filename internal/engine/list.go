@@ -5,6 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentclient"
@@ -19,15 +23,23 @@ func (e *Engine) Names(context.Context) []string { return e.Records.Names() }
 // List returns all machines, sorted by name, with the truth about each. It starts and changes
 // nothing.
 func (e *Engine) List(context.Context) ([]machine.View, error) {
-	var views []machine.View
-	for _, name := range e.Records.Names() {
-		rec, err := e.Records.Load(name)
-		if machine.CodeOf(err) == "machine.not_found" {
-			continue // removed while we looked
-		}
-		views = append(views, e.view(name, rec, err))
+	names := e.Records.Names()
+	views := make([]machine.View, len(names))
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(len(names), runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(names); i = int(next.Add(1)) - 1 {
+				rec, err := e.Records.Load(names[i])
+				if machine.CodeOf(err) != "machine.not_found" {
+					views[i] = e.view(names[i], rec, err)
+				}
+			}
+		})
 	}
-	return views, nil
+	wg.Wait()
+	// A machine that was removed while we looked has no name.
+	return slices.DeleteFunc(views, func(v machine.View) bool { return v.Name == "" }), nil
 }
 
 // view puts record, status and lock together.

@@ -104,6 +104,8 @@ func goTest(ctx context.Context, name string, args []string) (Result, error) {
 		r.Failed = append(r.Failed, name+": interrupted")
 	case <-readErr != nil:
 		r.Failed = append(r.Failed, name+": unreadable output of go test")
+	case rep.late && errors.As(waitErr, &exit):
+		fmt.Println("     the go command stopped late and found nothing (go.dev/issue/75804)")
 	case waitErr != nil && (len(r.Failed) == 0 || !errors.As(waitErr, &exit)):
 		fmt.Print(indent(stderr.String()))
 		r.Failed = append(r.Failed, fmt.Sprintf("%s: go test: %v", name, waitErr))

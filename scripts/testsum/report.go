@@ -53,11 +53,28 @@ type test struct {
 	started  time.Time
 }
 
+// stoppedLate reports whether a fuzz target "failed" only because the go command lost a race at
+// the end of -fuzztime, having found nothing: https://go.dev/issue/75804, in Go before 1.27.
+func (t *test) stoppedLate() bool {
+	late := false
+	for _, s := range t.output {
+		s = strings.TrimSpace(s)
+		switch {
+		case s == "context deadline exceeded":
+			late = true
+		case s != "" && !strings.HasPrefix(s, "fuzz: ") && !strings.HasPrefix(s, "--- FAIL: Fuzz") && !strings.HasPrefix(s, "=== "):
+			return false // it says something else as well
+		}
+	}
+	return late
+}
+
 // pkg is one package's run.
 type pkg struct {
 	tests  map[string]*test
 	order  []string
 	output []string // of no particular test
+	late   bool     // a fuzz target only stopped late
 }
 
 // lines is where a report writes; tests replace it.
@@ -73,6 +90,7 @@ type report struct {
 	pkgs   map[string]*pkg
 	builds map[string][]string // output of failed builds by import path
 	stray  []string
+	late   bool // go test's exit code is not to be believed, see stoppedLate
 	res    Result
 }
 
@@ -154,6 +172,9 @@ func (r *report) handle(e Event) bool {
 		t.output = append(t.output, e.Output)
 	case "pass", "fail", "skip":
 		t.status, t.elapsed = e.Action, e.Elapsed
+		if e.Action == "fail" && t.stoppedLate() {
+			t.status, p.late, r.late = "pass", true, true
+		}
 	}
 	return false
 }
@@ -167,7 +188,13 @@ func (r *report) packageEvent(p *pkg, e Event) bool {
 	default:
 		return false
 	}
+	if p.late {
+		e.Action = "pass" // unless another test failed, which count sees
+	}
 	passed, failed, skipped := r.count(p, e)
+	if failed > 0 {
+		e.Action = "fail"
+	}
 	switch {
 	case e.Action == "fail":
 		r.out.line(fmt.Sprintf("FAIL %s (%.1f s): %d passed, %d failed, %d skipped", e.Package, e.Elapsed, passed, failed, skipped))

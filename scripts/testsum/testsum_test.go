@@ -103,6 +103,29 @@ func TestReportFailures(t *testing.T) {
 	}
 }
 
+func TestFuzzThatOnlyStoppedLate(t *testing.T) {
+	events := func(output ...string) []Event {
+		out := []Event{{Action: "run", Package: "p", Test: "FuzzX"}}
+		for _, o := range append([]string{"=== RUN   FuzzX\n", "fuzz: elapsed: 3s, execs: 9 (3/sec)\n", "--- FAIL: FuzzX (3.1s)\n"}, output...) {
+			out = append(out, Event{Action: "output", Package: "p", Test: "FuzzX", Output: o})
+		}
+		return append(out, Event{Action: "fail", Package: "p", Test: "FuzzX"}, Event{Action: "fail", Package: "p"})
+	}
+	if r, _ := feed(events("    context deadline exceeded\n")...); len(r.Failed) != 0 || r.Passed != 1 {
+		t.Errorf("a late stop counts as %+v", r)
+	}
+	found := events("    context deadline exceeded\n", "    Failing input written to testdata/fuzz/FuzzX/1\n")
+	if r, out := feed(found...); len(r.Failed) != 1 || !strings.Contains(out, "Failing input") {
+		t.Errorf("a finding counts as %+v:\n%s", r, out)
+	}
+	other := events("    context deadline exceeded\n")
+	other = append(other[:len(other)-1],
+		Event{Action: "run", Package: "p", Test: "TestY"}, Event{Action: "fail", Package: "p", Test: "TestY"}, Event{Action: "fail", Package: "p"})
+	if r, _ := feed(other...); len(r.Failed) != 1 || r.Failed[0] != "p TestY" {
+		t.Errorf("another failure beside it counts as %+v", r)
+	}
+}
+
 func TestTotal(t *testing.T) {
 	dir := t.TempDir()
 	for _, r := range []Result{
