@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -89,9 +90,13 @@ func (b *bench) strip(argv []string, boot machine.Boot) ([]string, error) {
 	out := []string{argv[0], "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-monitor", "none", "-serial", "stdio"}
 	for i := 1; i < len(argv); i++ {
 		switch argv[i] {
-		case "-M", "-machine", "-accel", "-cpu", "-smp", "-m", "-kernel", "-initrd", "-append":
+		case "-M", "-machine", "-accel", "-cpu", "-smp", "-m", "-append":
 			out = append(out, argv[i], argv[i+1])
 			i++
+		case "-kernel": // an inherited descriptor: the same file by its name
+			out = append(out, "-kernel", cmp.Or(boot.Kernel.VMLinux, boot.Kernel.BzImage))
+		case "-initrd":
+			out = append(out, "-initrd", boot.Initrd)
 		}
 	}
 	bus := "pci"

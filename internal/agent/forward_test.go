@@ -9,11 +9,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -186,11 +185,7 @@ func TestForwardBulk(t *testing.T) {
 func TestClientThroughAProxy(t *testing.T) {
 	g := boot(t)
 	warm := g.connect()
-	proxy := &httputil.ReverseProxy{
-		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(must(url.Parse("http://agent"))) },
-		Transport:     warm.RoundTripper(),
-		FlushInterval: -1,
-	}
+	proxy := proxyTo(warm.RoundTripper())
 	srv := httptest.NewUnstartedServer(proxy)
 	srv.Config.Protocols = new(http.Protocols)
 	srv.Config.Protocols.SetUnencryptedHTTP2(true)
@@ -259,6 +254,40 @@ func TestClientThroughAProxy(t *testing.T) {
 	warm.Close()
 	if e := wait(t, done); agentproto.CodeOf(e.err) != agentproto.CodeLost && agentproto.CodeOf(e.err) != agentproto.CodeTruncated {
 		t.Errorf("lost guest: %+v, %v", e.exit, e.err)
+	}
+}
+
+// proxyTo passes requests on as the supervisor does: bytes as they come, and the stream ends
+// with its answer. (httputil.ReverseProxy waits for the end of the request, which the input of
+// a terminal never reaches.)
+func proxyTo(rt http.RoundTripper) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		out := r.Clone(r.Context())
+		out.URL.Scheme, out.URL.Host, out.RequestURI = "http", "agent", ""
+		resp, err := rt.RoundTrip(out)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer resp.Body.Close()
+		maps.Copy(w.Header(), resp.Header)
+		w.WriteHeader(resp.StatusCode)
+		rc := http.NewResponseController(w)
+		rc.Flush()
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := resp.Body.Read(buf)
+			w.Write(buf[:n])
+			rc.Flush()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		for k, v := range resp.Trailer {
+			w.Header()[http.TrailerPrefix+k] = v
+		}
 	}
 }
 

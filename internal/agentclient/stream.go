@@ -54,7 +54,7 @@ func (c *Client) run(ctx context.Context, path string, start any, s Streams) (ag
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	pr, pw := io.Pipe()
-	in := &input{rec: agentproto.NewRecordWriter(pw), done: make(chan struct{})}
+	in := &input{rec: agentproto.NewRecordWriter(pw), body: pw, done: make(chan struct{})}
 	in.credit.init(agentproto.StdinWindow)
 	go in.run(start, s, cancel)
 	// While the body is being sent, HTTP/2 looks at nothing but the body: without this a
@@ -110,6 +110,8 @@ func (c *Client) output(ctx context.Context, path string, pr *io.PipeReader, in 
 			}
 			err = in.credit.add(v.Bytes)
 		case agentproto.RecExit:
+			// A proxy passes the end of an answer on only after that of the request.
+			in.body.Close()
 			return last(rec, body)
 		default:
 			err = outOfOrder(t)
@@ -155,6 +157,7 @@ func write(w io.Writer, p []byte) error {
 type input struct {
 	mu     sync.Mutex
 	rec    *agentproto.RecordWriter
+	body   *io.PipeWriter // below rec
 	credit credit
 	done   chan struct{} // closed when the stream has ended
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -26,6 +27,10 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	first, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, machine.Errorf("supervisor.lost", "`mvmctl ls` shows what is left of it", "the machine's supervisor does not answer: %w", err)
+	}
+	if uid, err := peerUID(first); err != nil || (uid != os.Geteuid() && uid != 0) {
+		_ = first.Close()
+		return nil, machine.Errorf("env.ownership", "set MVM_RUNTIME_DIR to a directory of your own", "the socket %s is served by another user", path)
 	}
 	spare := make(chan net.Conn, 1)
 	spare <- first

@@ -154,6 +154,12 @@ func (e *Engine) copyOut(ctx context.Context, name, src, dst string, o CopyOptio
 	if err != nil {
 		return CopyResult{}, err
 	}
+	if base == "" {
+		// The name is what was asked for, never what the guest says (CVE-2019-6111 is scp's case).
+		if base = path.Base(path.Clean("/" + src)); base == "/" {
+			return CopyResult{}, machine.Usagef("copy.path", "name a destination that does not exist yet, or copy one folder below /", "the guest's whole root has no name to copy it under")
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()

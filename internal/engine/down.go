@@ -26,7 +26,7 @@ func (e *Engine) Down(ctx context.Context, name string, o DownOptions) error {
 		return err
 	}
 	fault.Point(fault.DownLocked)
-	rec, err := e.Records.Load(name)
+	rec, err := e.existing(name)
 	if err != nil {
 		releaseUnknown(lock, err)
 		return err
@@ -36,7 +36,7 @@ func (e *Engine) Down(ctx context.Context, name string, o DownOptions) error {
 		return e.heal(ctx, &rec)
 	}
 	rec.Intent = machine.IntentStopping
-	if err := e.Records.Save(rec); err != nil && !o.Force {
+	if err := e.Records.Save(rec); err != nil && !o.Force && !cannotWrite(err) {
 		return err
 	}
 	fault.Point(fault.DownIntent)
@@ -44,7 +44,17 @@ func (e *Engine) Down(ctx context.Context, name string, o DownOptions) error {
 		return err
 	}
 	fault.Point(fault.DownStopped)
-	return e.heal(ctx, &rec)
+	if err := e.heal(ctx, &rec); err != nil && !cannotWrite(err) {
+		return err
+	}
+	return nil
+}
+
+// cannotWrite reports whether an error only means that nothing can be written down: a machine
+// must be stoppable, and its files deletable, on a full or read-only disk too.
+func cannotWrite(err error) bool {
+	code := machine.CodeOf(err)
+	return code == "limit.disk" || code == "state.readonly"
 }
 
 // releaseUnknown gives a lock back whose machine turned out not to exist, without leaving a
@@ -153,11 +163,10 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 // discard deletes a machine that is not alive, and its lock.
 func (e *Engine) discard(ctx context.Context, rec machine.Record, lock Lock) error {
 	if rec.ID != "" {
-		if err := e.sweep(ctx, rec); err != nil {
+		if err := e.sweep(ctx, rec); err != nil && !cannotWrite(err) {
 			return err
 		}
 		rec.Intent = machine.IntentRemoving
-		// On a full disk the record cannot be written, but it can be deleted.
 		if err := e.Records.Save(rec); err != nil && machine.CodeOf(err) != "limit.disk" {
 			return err
 		}

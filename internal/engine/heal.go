@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
 	"github.com/mvmctl/mvmctl/internal/process"
 )
 
@@ -26,34 +27,36 @@ func (e *Engine) heal(ctx context.Context, rec *machine.Record) error {
 	return e.Records.Save(*rec)
 }
 
-// sweep ends and removes what a supervisor that died left behind, and corrects the status.
+// sweep ends and removes what a supervisor that died left behind, and then corrects the status:
+// on a full disk everything is done but the last.
 func (e *Engine) sweep(ctx context.Context, rec machine.Record) error {
-	p := e.places(rec)
-	if st := e.Records.Status(rec.Name); st != nil && st.State.Live() {
+	st := e.Records.Status(rec.Name)
+	died := st != nil && st.State.Live()
+	if died {
 		ctx, cancel := context.WithTimeout(ctx, killTime)
 		defer cancel()
 		if err := process.Kill(ctx, st.VMM); err != nil && !errors.Is(err, process.ErrGone) {
 			return fmt.Errorf("ending what is left of machine %s: %w", rec.Name, err)
 		}
-		reason := "its supervisor was killed"
-		if boot, err := process.BootID(); err == nil && st.Supervisor.BootID != "" && st.Supervisor.BootID != boot {
-			reason = "the host was rebooted"
-		}
-		st.State, st.Finished, st.Reason, st.Ports, st.VMM = machine.StateFailed, time.Now(), reason, nil, machine.Process{}
-		if err := e.Records.SaveStatus(rec.Name, *st); err != nil {
-			return err
-		}
 	}
-	if rec.ID == "" {
-		return nil
-	}
-	if err := os.RemoveAll(p.Runtime); err != nil {
-		return fmt.Errorf("removing %s: %w", p.Runtime, err)
+	p := e.places(rec)
+	if rec.ID != "" {
+		if err := os.RemoveAll(p.Runtime); err != nil {
+			return fmt.Errorf("removing %s: %w", p.Runtime, err)
+		}
 	}
 	if err := os.Remove(p.ConfigDrive()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing %s: %w", p.ConfigDrive(), err)
+		return paths.WriteError("removing "+p.ConfigDrive(), err)
 	}
-	return nil
+	if !died {
+		return nil
+	}
+	st.Reason = "its supervisor was killed"
+	if boot, err := process.BootID(); err == nil && st.Supervisor.BootID != "" && st.Supervisor.BootID != boot {
+		st.Reason = "the host was rebooted"
+	}
+	st.State, st.Finished, st.Ports, st.VMM = machine.StateFailed, time.Now(), nil, machine.Process{}
+	return e.Records.SaveStatus(rec.Name, *st)
 }
 
 // Heal puts all machines right that need it and are not in use, and returns their names. It is

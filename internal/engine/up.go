@@ -41,11 +41,7 @@ func (e *Engine) Up(ctx context.Context, spec machine.Spec, o UpOptions) (UpResu
 // start does everything up to "the agent answers", under the machine's lock.
 func (e *Engine) start(ctx context.Context, spec machine.Spec, o UpOptions) (machine.Record, UpResult, error) {
 	watch := newStopwatch(o.Progress)
-	if spec.Name == "" {
-		spec.Name = machine.NewName(func(n string) bool { _, err := e.Records.Load(n); return machine.CodeOf(err) != "machine.not_found" })
-		spec.Ephemeral = spec.Ephemeral || !o.Detach
-	}
-	lock, err := e.Locks.Lock(ctx, spec.Name, "up "+spec.Name)
+	lock, err := e.lockNamed(ctx, &spec, o.Detach)
 	if err != nil {
 		return machine.Record{}, UpResult{}, err
 	}
@@ -54,9 +50,9 @@ func (e *Engine) start(ctx context.Context, spec machine.Spec, o UpOptions) (mac
 		lock.Release()
 		return machine.Record{}, UpResult{}, err
 	}
-	rec, created, err := e.recordFor(ctx, spec)
+	before, rec, err := e.recordFor(ctx, spec)
 	if err != nil {
-		lock.Release()
+		releaseUnknown(lock, err)
 		return machine.Record{}, UpResult{}, err
 	}
 	if e.Locks.Alive(rec.Name) {
@@ -66,11 +62,32 @@ func (e *Engine) start(ctx context.Context, spec machine.Spec, o UpOptions) (mac
 	}
 	res, err := e.boot(ctx, &rec, watch, o)
 	if err != nil {
-		e.undo(rec, created, lock)
+		e.undo(before, rec, lock)
 		return machine.Record{}, UpResult{}, err
 	}
 	lock.Release()
 	return rec, res, nil
+}
+
+// lockNamed takes the machine's lock, finding a free name first when there is none. Another
+// command may find the same one: whoever gets the lock second looks for another.
+func (e *Engine) lockNamed(ctx context.Context, spec *machine.Spec, detach bool) (Lock, error) {
+	if spec.Name != "" {
+		return e.Locks.Lock(ctx, spec.Name, "up "+spec.Name)
+	}
+	spec.Ephemeral = spec.Ephemeral || !detach
+	free := func(n string) bool {
+		_, err := e.Records.Load(n)
+		return machine.CodeOf(err) == "machine.not_found"
+	}
+	for {
+		spec.Name = machine.NewName(func(n string) bool { return !free(n) })
+		lock, err := e.Locks.Lock(ctx, spec.Name, "up "+spec.Name)
+		if err != nil || free(spec.Name) {
+			return lock, err
+		}
+		lock.Release()
+	}
 }
 
 // letStop waits for a machine that is on its way out, because its program ended or somebody
@@ -88,39 +105,33 @@ func (e *Engine) letStop(ctx context.Context, name string) error {
 	return e.Locks.WaitDead(ctx, name)
 }
 
-// recordFor returns the record to start from: the existing one with what the user now says
-// put over it, or a new one.
-func (e *Engine) recordFor(ctx context.Context, spec machine.Spec) (rec machine.Record, created bool, err error) {
-	rec, err = e.Records.Load(spec.Name)
-	if machine.CodeOf(err) == "state.incomplete" {
-		if err := e.Records.Delete(spec.Name); err != nil {
-			return rec, false, err
-		}
-		rec, err = e.Records.Load(spec.Name)
-	}
+// recordFor returns the record to start from: the existing one with what the user now says put
+// over it, or a new one. before is the existing one as it was, nil for a new machine.
+func (e *Engine) recordFor(ctx context.Context, spec machine.Spec) (before *machine.Record, rec machine.Record, err error) {
+	rec, err = e.existing(spec.Name)
 	switch {
-	case machine.CodeOf(err) == "machine.not_found":
-		if spec.Image == "" {
-			return rec, false, err
-		}
+	case machine.CodeOf(err) == "machine.not_found" && spec.Image != "":
 		withDefaults(&spec)
-		return machine.Record{ID: machine.NewID(), Name: spec.Name, Created: time.Now().UTC(), Spec: spec}, true, nil
+		return nil, machine.Record{ID: machine.NewID(), Name: spec.Name, Created: time.Now().UTC(), Spec: spec}, nil
 	case err != nil:
-		return rec, false, err
-	}
-	if spec.Image != "" && spec.Image != rec.Spec.Image {
-		return rec, false, machine.Errorf("machine.exists", fmt.Sprintf("choose another --name, or delete it: mvmctl rm %s", rec.Name),
+		return nil, rec, err
+	case spec.Image != "" && spec.Image != rec.Spec.Image:
+		return nil, rec, machine.Errorf("machine.exists", fmt.Sprintf("choose another --name, or delete it: mvmctl rm %s", rec.Name),
 			"machine %q exists already, with image %q", rec.Name, rec.Spec.Image)
+	case spec.Ephemeral && !rec.Spec.Ephemeral:
+		return nil, rec, machine.Errorf("machine.exists", fmt.Sprintf("leave out --rm, or choose another --name, or delete it: mvmctl rm %s", rec.Name),
+			"machine %q exists already and --rm would delete it", rec.Name)
 	}
 	if e.Locks.Alive(rec.Name) {
-		return rec, false, nil
+		return &rec, rec, nil
 	}
 	if err := e.heal(ctx, &rec); err != nil {
-		return rec, false, err
+		return nil, rec, err
 	}
+	old := rec
 	if spec.Image != "" {
 		// The disk exists: its size stays. Everything else is as the user says now.
-		spec.Disk = rec.Spec.Disk
+		spec.Disk, spec.Ephemeral = rec.Spec.Disk, rec.Spec.Ephemeral
 		withDefaults(&spec)
 		if spec.Driver == "" {
 			spec.Driver = rec.Spec.Driver
@@ -129,7 +140,22 @@ func (e *Engine) recordFor(ctx context.Context, spec machine.Spec) (rec machine.
 	} else {
 		rec.Spec.Attach, rec.Spec.TTY = spec.Attach, spec.TTY
 	}
-	return rec, false, nil
+	return &old, rec, nil
+}
+
+// existing loads a record in the caller's lock. What a killed command half made or half removed
+// is finished first: there is nothing in it to lose, and the rest of a removed machine must not
+// come back without its disk.
+func (e *Engine) existing(name string) (machine.Record, error) {
+	rec, err := e.Records.Load(name)
+	unfinished := machine.CodeOf(err) == "state.incomplete" || (err == nil && rec.Intent == machine.IntentRemoving)
+	if !unfinished || e.Locks.Alive(name) {
+		return rec, err
+	}
+	if err := e.Records.Delete(name); err != nil {
+		return rec, err
+	}
+	return e.Records.Load(name)
 }
 
 func withDefaults(s *machine.Spec) {
@@ -284,24 +310,24 @@ func (e *Engine) launch(ctx context.Context, rec *machine.Record, a assets, caps
 }
 
 // undo takes a failed or interrupted start back: the machine's processes are ended, and a
-// machine that this start created is gone. One that existed before keeps its disk.
-func (e *Engine) undo(rec machine.Record, created bool, lock Lock) {
+// machine that this start created is gone. One that existed before is as it was.
+func (e *Engine) undo(before *machine.Record, rec machine.Record, lock Lock) {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 	defer cancel()
-	if err := e.tryUndo(ctx, rec, created); err != nil {
+	if err := e.tryUndo(ctx, before, rec); err != nil {
 		// The record keeps its intent, so that the next command tries again.
 		e.Log.Error("undoing the start", "machine", rec.Name, "error", err)
 		lock.Release()
 		return
 	}
-	if created {
+	if before == nil {
 		lock.Remove()
 		return
 	}
 	lock.Release()
 }
 
-func (e *Engine) tryUndo(ctx context.Context, rec machine.Record, created bool) error {
+func (e *Engine) tryUndo(ctx context.Context, before *machine.Record, rec machine.Record) error {
 	if e.Locks.Alive(rec.Name) {
 		if err := e.stopAlive(ctx, rec, DownOptions{Force: true}); err != nil {
 			return err
@@ -310,15 +336,12 @@ func (e *Engine) tryUndo(ctx context.Context, rec machine.Record, created bool) 
 	if err := e.sweep(ctx, rec); err != nil {
 		return err
 	}
-	if created {
+	if before == nil {
 		return e.Records.Delete(rec.Name)
 	}
-	have, err := e.Records.Load(rec.Name)
-	if err != nil || have.Intent == machine.IntentNone {
-		return err
-	}
-	have.Intent = machine.IntentNone
-	return e.Records.Save(have)
+	old := *before
+	old.Generation = rec.Generation // never again: its keys were given out
+	return e.Records.Save(old)
 }
 
 // foreground runs a started machine's program with the caller's streams until it ends, or
@@ -329,7 +352,7 @@ func (e *Engine) foreground(ctx context.Context, rec machine.Record, o UpOptions
 	clean := context.WithoutCancel(ctx)
 	if interrupted || err != nil {
 		if derr := e.Down(clean, rec.Name, DownOptions{Grace: 5 * time.Second}); derr != nil && machine.CodeOf(derr) != "machine.not_found" {
-			err = errors.Join(err, derr)
+			return code, errors.Join(err, derr) // whoever is in the way says so; waiting would hang
 		}
 	}
 	if werr := e.Locks.WaitDead(clean, rec.Name); werr != nil {
@@ -344,7 +367,7 @@ func (e *Engine) foreground(ctx context.Context, rec machine.Record, o UpOptions
 		}
 	}
 	if interrupted {
-		return machine.ExitInterrupt, context.Cause(ctx)
+		return machine.ExitInterrupt, errors.Join(context.Cause(ctx), err)
 	}
 	return code, err
 }

@@ -11,11 +11,15 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // MaxConns bounds the connections that one Set carries at once; more wait in the kernel's
 // listen queue.
 const MaxConns = 512
+
+// acceptPause is how long a listener rests after an accept that failed.
+const acceptPause = 100 * time.Millisecond
 
 // Rule is one published port.
 type Rule struct {
@@ -152,27 +156,26 @@ func (s *Set) Close() {
 func (s *Set) accept(ctx context.Context, r Rule, l net.Listener) {
 	defer s.wg.Done()
 	for {
-		select {
-		case s.slots <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
 		conn, err := l.Accept()
 		if err != nil {
-			<-s.slots
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			// Out of file descriptors and its kin: the connection stays queued; say so and go on
-			// when one of ours has ended, which is what frees a descriptor.
+			// Out of file descriptors and its kin: the connection stays queued; say so and try again
+			// when something may have been freed.
 			s.report(r, err)
 			select {
-			case s.slots <- struct{}{}:
-				<-s.slots
+			case <-time.After(acceptPause):
 			case <-ctx.Done():
 				return
 			}
 			continue
+		}
+		select {
+		case s.slots <- struct{}{}:
+		case <-ctx.Done():
+			_ = conn.Close()
+			return
 		}
 		s.wg.Go(func() {
 			defer func() { <-s.slots }()

@@ -3,7 +3,6 @@ package guestproc
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -216,21 +215,28 @@ func TestKillWithParent(t *testing.T) {
 	if os.Getenv(subreaperEnv) == "child" {
 		tab := New()
 		tab.KillWithParent()
-		s := sh("sleep 1000")
-		s.Stdout = os.Stdout
+		s := sh("exec sleep 1000") // the signal is for our child, not for its children
+		s.Stdout = os.NewFile(3, "pipe")
 		if _, err := tab.Start(s); err != nil {
 			t.Fatal(err)
 		}
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKillWithParent$")
-	cmd.Env = append(os.Environ(), subreaperEnv+"=child")
-	// Output ends only once the grandchild is gone as well.
-	cmd.WaitDelay = limit
-	var b strings.Builder
-	cmd.Stdout = &b
-	err := cmd.Run()
-	if cmd.ProcessState.Success() || errors.Is(err, exec.ErrWaitDelay) {
-		t.Fatalf("got %v", err)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer r.Close()
+	if err := r.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKillWithParent$")
+	cmd.Env = append(os.Environ(), subreaperEnv+"=child")
+	cmd.ExtraFiles = []*os.File{w}
+	err = cmd.Run()
+	_ = w.Close()
+	if st, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || st.Signal() != syscall.SIGKILL {
+		t.Fatalf("the parent ended otherwise: %v", err)
+	}
+	closedByAll(t, r)
 }

@@ -60,8 +60,11 @@ func Kill(ctx context.Context, p machine.Process) error {
 		return ErrGone
 	}
 	fd, err := unix.PidfdOpen(p.Pid, 0)
-	if err != nil {
+	if errors.Is(err, unix.ESRCH) {
 		return ErrGone
+	}
+	if err != nil {
+		return fmt.Errorf("opening process %d: %w", p.Pid, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
 	// The pidfd now stands for one process; look whether it is the one that was meant.

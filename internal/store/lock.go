@@ -16,8 +16,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
-// lockWait is how long Lock waits for another command before it says "busy". It is a variable
-// of the call, not of the package: see lockFor.
+// lockWait is how long Lock waits for another command before it says "busy".
 const lockWait = 10 * time.Second
 
 // lockPoll is the pause between two tries of a lock that somebody else holds. flock(2) has no
@@ -164,12 +163,11 @@ func (l *Lock) Remove() {
 func (s *Store) Alive(name string) bool {
 	f, err := os.Open(s.paths.Machine(name, "").Alive())
 	if err != nil {
-		return false
+		return !errors.Is(err, fs.ErrNotExist) // not known: the dead are cleaned up after, so say alive
 	}
 	defer func() { _ = f.Close() }()
 	// A shared lock, so that two who only look do not see each other.
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
-	return errors.Is(err, syscall.EWOULDBLOCK)
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
 }
 
 // TakeAlive takes the lock that proves a supervisor alive, to be inherited by the supervisor

@@ -29,10 +29,11 @@ type guest struct {
 	mainBusy int           // attached streams to the main program under way
 	mainIdle chan struct{} // closed while mainBusy is 0
 
-	logged  chan struct{} // closed when the first connection has been read to its end
-	logOnce sync.Once
-	lastLog uint64
-	lastEvt uint64
+	logged   chan struct{} // closed when the first connection has been read to its end
+	logOnce  sync.Once
+	exitOnce sync.Once
+	lastLog  uint64
+	lastEvt  uint64
 }
 
 func newGuest(o Options, vm driver.VM, logFile io.Writer, onExit func(int)) *guest {
@@ -122,7 +123,8 @@ func (g *guest) pump(ctx context.Context, c *agentclient.Client) {
 		err := c.Events(ctx, g.lastEvt, func(e agentproto.Event) error {
 			g.lastEvt = e.Seq
 			if e.Type == "main" && e.State == "exited" && e.ExitCode != nil {
-				go g.mainExited(*e.ExitCode)
+				code := *e.ExitCode
+				g.exitOnce.Do(func() { go g.mainExited(code) }) // a hostile guest says it a million times
 			}
 			return nil
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"syscall"
 
 	"github.com/mvmctl/mvmctl/internal/forward"
@@ -17,8 +18,11 @@ func (s *supervisor) listen(ctx context.Context) error {
 	if err := s.opts.Places.CheckSocket(); err != nil {
 		return err
 	}
-	if err := paths.MakePrivate(s.opts.Places.Runtime); err != nil {
-		return err
+	// The root too: whoever owns it could rename our folder and put a socket of his own there.
+	for _, dir := range []string{filepath.Dir(s.opts.Places.Runtime), s.opts.Places.Runtime} {
+		if err := paths.MakePrivate(dir); err != nil {
+			return err
+		}
 	}
 	s.forwards = forward.NewSet(s.dialGuest, func(r forward.Rule, err error) {
 		s.opts.Log.Debug("forward", "guest_port", r.GuestPort, "error", err)

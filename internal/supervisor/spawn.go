@@ -114,6 +114,10 @@ func follow(ctx context.Context, proc *os.Process, events io.Reader, reaped <-ch
 		case e.Type == EventPhase && e.Phase != nil && onPhase != nil:
 			onPhase(*e.Phase)
 		case e.Type == EventReady && e.Status != nil:
+			if !stop() { // ctx ended just now: the process has been told to stop
+				<-reaped
+				return machine.Status{}, ctx.Err()
+			}
 			return *e.Status, nil
 		case e.Type == EventFailed && e.Failure != nil:
 			<-reaped

@@ -241,6 +241,8 @@ func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest
 			return nil
 		}
 		s.opts.Log.Warn("the guest did not power off in time")
+	}
+	if !req.Force && !s.Status().Ready.IsZero() {
 		if err := vm.Shutdown(context.Background()); err == nil && s.await(gone, powerKeyTime*factor) {
 			return nil
 		}
