@@ -113,6 +113,30 @@ func TestTreesComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
+// The name of what is copied out is the one that was asked for, whatever the guest calls it.
+func TestTheHostNamesWhatIsCopiedOut(t *testing.T) {
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	for _, name := range []string{".ssh/", ".ssh/authorized_keys"} {
+		h := tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o600}
+		if strings.HasSuffix(name, "/") {
+			h.Typeflag, h.Mode = tar.TypeDir, 0o700
+		}
+		if err := tw.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = tw.Close()
+	dst := t.TempDir()
+	if _, err := unpackLocal(&buf, dst, "asked"); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := os.ReadDir(dst)
+	if len(left) != 1 || left[0].Name() != "asked" {
+		t.Errorf("the guest chose a name: %v", left)
+	}
+}
+
 func FuzzUnpackLocal(f *testing.F) {
 	var buf bytes.Buffer
 	tw := tar.NewWriter(&buf)
