@@ -43,6 +43,9 @@ func (s *System) PowerOff(reboot bool) {
 // endProcesses sends SIGTERM to all, and SIGKILL to those that are left after grace. Init
 // itself and the kernel's threads are exempt by kill(2).
 func endProcesses(grace time.Duration) {
+	if os.Getpid() != 1 {
+		return // kill(-1) would end everything of the host's user
+	}
 	left := processes()
 	if len(left) == 0 {
 		return

@@ -159,6 +159,9 @@ func TestPreStartRunsFirstAndItsFailureKeepsTheServiceOff(t *testing.T) {
 	if out := w.output("bad/out"); out != "" {
 		t.Errorf("the service ran: %q", out)
 	}
+	for !strings.Contains(w.output("good/out"), "service") { // "running" is said before it prints
+		time.Sleep(time.Millisecond)
+	}
 	w.m.Stop(context.Background(), time.Second)
 	if out := w.output("good/out"); out != "before\nservice\n" {
 		t.Errorf("output %q", out)
