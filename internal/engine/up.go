@@ -63,6 +63,10 @@ func (e *Engine) start(ctx context.Context, spec machine.Spec, o UpOptions) (mac
 	res, err := e.boot(ctx, &rec, watch, o)
 	if err != nil {
 		e.undo(before, rec, lock)
+		var known *machine.Error
+		if before == nil && errors.As(err, &known) {
+			known.Log = "" // it went with the machine; what matters of it is in Detail
+		}
 		return machine.Record{}, UpResult{}, err
 	}
 	lock.Release()

@@ -179,7 +179,7 @@ func (s *supervisor) bootFailed(ctx context.Context, vm driver.VM, gone chan err
 	if known, ok := errors.AsType[*machine.Error](cause); ok {
 		return s.withConsole(known)
 	}
-	e := machine.Errorf(agentproto.CodeTimeout, "give it longer with --timeout, or look at the log",
+	e := machine.Errorf(agentproto.CodeTimeout, "give it longer with --timeout; what it printed last is below",
 		"the guest agent did not answer within %s: %w", s.bootTimeout(), cause)
 	e.Exit = machine.ExitTimeout
 	return s.withConsole(e)
@@ -192,9 +192,9 @@ func (s *supervisor) diedEarly(err error) error {
 	case errors.As(err, &known):
 		return s.withConsole(known)
 	case err != nil:
-		return s.withConsole(machine.Errorf("boot.vmm_died", "look at the log", "the VMM ended before the guest was up: %w", err))
+		return s.withConsole(machine.Errorf("boot.vmm_died", "what it printed last is below", "the VMM ended before the guest was up: %w", err))
 	}
-	return s.withConsole(machine.Errorf("boot.powered_off", "look at the end of its console", "the guest powered off before its agent answered"))
+	return s.withConsole(machine.Errorf("boot.powered_off", "what it printed last is below", "the guest powered off before its agent answered"))
 }
 
 // endedByItself explains a machine that ended while it was running.
