@@ -240,3 +240,46 @@ func (h *hold) release(t *testing.T) {
 	}
 	_ = f.Close()
 }
+
+// A removal that was killed is finished by whatever comes next: `up` of that name makes a new
+// machine and never boots the old one without its disk; `down` finds nothing.
+func TestOtherCommandsAfterAnInterruptedRemoval(t *testing.T) {
+	for _, point := range []string{fault.RemoveIntent, fault.RemoveDisks, fault.RemoveRecord} {
+		t.Run(point, func(t *testing.T) {
+			l := newLab(t, "fake", true)
+			sc, _ := scenarioOf(point)
+			l.crash(sc, point)
+			l.recovers([]string{"up", "-d", "--name", "m", "minimal"})
+			l.crash(sc, point)
+			if r := l.run("down", "m"); r.code != 0 && !strings.Contains(r.stderr, "there is no machine") {
+				t.Errorf("down: %v", r)
+			}
+			if r := l.run("rm", "m"); r.code != 0 && !strings.Contains(r.stderr, "there is no machine") {
+				t.Errorf("rm: %v", r)
+			}
+			l.nothingLeft()
+		})
+	}
+}
+
+// A start that fails leaves a machine that existed before as it was: its disk, and its settings.
+func TestAFailedStartOfAnExistingMachineKeepsIt(t *testing.T) {
+	l := newLab(t, "fake", false)
+	l.must("up", "-d", "--name", "m", "-e", "KEEP=1", "minimal")
+	l.must("down", "m")
+	if r := l.run("up", "--rm", "-d", "--name", "m", "minimal"); r.code != 125 || !strings.Contains(r.stderr, "--rm") {
+		t.Errorf("up --rm of a machine that exists: %v", r)
+	}
+	r := l.with([]string{"MVM_FAKE_FAULT=die-early"}, "up", "-d", "--name", "m", "-e", "OTHER=1", "minimal")
+	if r.code != 125 {
+		t.Errorf("a start that fails: %v", r)
+	}
+	l.must("up", "-d", "--name", "another", "minimal") // heals what there is to heal
+	l.must("up", "-d", "--name", "m")
+	if out := l.must("exec", "m", "--", "sh", "-c", "echo $KEEP$OTHER"); out != "1\n" {
+		t.Errorf("its settings are now %q, want the old ones", out)
+	}
+	l.must("rm", "--force", "m")
+	l.must("rm", "--force", "another")
+	l.nothingLeft()
+}

@@ -61,15 +61,16 @@ func Connect(ctx context.Context, conn net.Conn, id Identity) (*Client, error) {
 	tc := tls.Client(limited, cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, handshakeError(parent, ctx, err, limit)
+		return nil, handshakeError(parent, err, ctx.Err() != nil, limit)
 	}
 	lift()
 	c, err := greet(ctx, tc, id)
 	if err != nil {
 		// The one who greets holds the connection open, so that an alert can still be read.
-		err = handshakeError(parent, ctx, whyLost(tc, err), limit)
+		late := ctx.Err() != nil
+		err = whyLost(tc, err)
 		conn.Close()
-		return nil, err
+		return nil, handshakeError(parent, err, late, limit)
 	}
 	return c, nil
 }
@@ -145,8 +146,8 @@ func whyLost(tc *tls.Conn, err error) error {
 	return err
 }
 
-// handshakeError gives an error of the handshake its code.
-func handshakeError(parent, ctx context.Context, err error, limit time.Duration) error {
+// handshakeError gives an error of the handshake its code. late says that the time was up.
+func handshakeError(parent context.Context, err error, late bool, limit time.Duration) error {
 	if parent.Err() != nil && errors.Is(parent.Err(), context.Canceled) {
 		return fmt.Errorf("connecting to the guest agent: %w", parent.Err())
 	}
@@ -162,7 +163,7 @@ func handshakeError(parent, ctx context.Context, err error, limit time.Duration)
 	var record tls.RecordHeaderError
 	text := err.Error()
 	switch {
-	case ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
+	case late || errors.Is(err, os.ErrDeadlineExceeded):
 		return fail(agentproto.CodeTimeout, "look at the guest's console: mvmctl logs --source console",
 			"the guest agent did not answer within %v", limit)
 	case strings.Contains(text, "remote error: tls: bad certificate"),

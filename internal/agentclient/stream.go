@@ -177,7 +177,9 @@ func (in *input) sendJSON(t agentproto.RecordType, v any) error {
 // run sends the start record and then whatever the caller has, until the stream ends.
 func (in *input) run(start any, s Streams, fail context.CancelCauseFunc) {
 	if err := in.sendJSON(agentproto.RecStart, start); err != nil {
-		fail(err)
+		if !errors.Is(err, io.ErrClosedPipe) { // otherwise the stream has ended, and the answer says how
+			fail(err)
+		}
 		return
 	}
 	if s.Stdin != nil {
