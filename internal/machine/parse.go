@@ -44,9 +44,6 @@ func ParsePort(s string) (Port, error) {
 	} else if len(parts) > 3 {
 		return bad("too many colons; put an IPv6 address in brackets")
 	}
-	if host == "" {
-		host = "0.0.0.0"
-	}
 	addr, err := netip.ParseAddr(host)
 	if err != nil || addr.Zone() != "" {
 		return bad("the address is not an IP address")

@@ -155,6 +155,11 @@ func MakePrivate(dir string) error {
 		return machine.Errorf("env.ownership", "choose a directory of your own with the MVM_* variables",
 			"%s belongs to user %d, not to you", dir, owner)
 	}
+	if info.Mode()&(fs.ModeSticky|0o022) != 0 {
+		// Shared on purpose, such as /tmp: closing it would break it for everybody else.
+		return machine.Errorf("env.ownership", "choose a directory of your own with the MVM_* variables, or close it: chmod go-w "+dir,
+			"%s can be written by other users", dir)
+	}
 	if info.Mode().Perm()&0o077 != 0 {
 		if err := os.Chmod(dir, 0o700); err != nil {
 			return dirError(dir, err)

@@ -76,7 +76,18 @@ func TestPrivateDirectories(t *testing.T) {
 	if err := MakePrivate(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o777); err != nil {
+	for _, shared := range []os.FileMode{0o777, 0o775, 0o700 | os.ModeSticky} {
+		if err := os.Chmod(dir, shared); err != nil {
+			t.Fatal(err)
+		}
+		if err := MakePrivate(dir); machine.CodeOf(err) != "env.ownership" {
+			t.Errorf("mode %v: %v, want env.ownership", shared, err)
+		}
+		if info, _ := os.Stat(dir); info.Mode().Perm() != shared.Perm() {
+			t.Errorf("mode %v was changed to %v", shared, info.Mode())
+		}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := MakePrivate(dir); err != nil {

@@ -64,4 +64,7 @@ const (
 	drainLogs      = 3 * time.Second  // for the guest's last log lines
 	drainMain      = time.Minute      // for an attached command's output after it ended
 	reconnectPause = 50 * time.Millisecond
+
+	maxReconnectPause = 5 * time.Second
+	steadyTime        = 10 * time.Second // a connection that held this long was a good one
 )

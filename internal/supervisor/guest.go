@@ -95,8 +95,13 @@ func (g *guest) connectOnce(ctx context.Context) (*agentclient.Client, error) {
 
 // keep pumps the connection and makes it again when it breaks, until ctx ends.
 func (g *guest) keep(ctx context.Context, c *agentclient.Client) {
+	pause := reconnectPause
 	for ctx.Err() == nil {
+		began := time.Now()
 		g.pump(ctx, c)
+		if time.Since(began) > steadyTime {
+			pause = reconnectPause
+		}
 		_ = c.Close()
 		g.mu.Lock()
 		g.client = nil
@@ -104,7 +109,13 @@ func (g *guest) keep(ctx context.Context, c *agentclient.Client) {
 		if ctx.Err() != nil {
 			return
 		}
-		g.opts.Log.Warn("agent connection lost, connecting again")
+		g.opts.Log.Warn("agent connection lost, connecting again", "after", pause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause): // a guest that greets and hangs up must not make us spin
+		}
+		pause = min(2*pause, maxReconnectPause)
 		next, err := g.connect(ctx)
 		if err != nil {
 			g.opts.Log.Warn("no agent connection", "error", err)
