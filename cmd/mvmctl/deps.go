@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -74,6 +75,17 @@ const (
 	cacheNeeds = 512 << 20
 )
 
+// closeDir makes one of our directories and closes it to others: `doctor --fix` was asked to. A
+// sticky one, such as /tmp, is shared on purpose and stays as it is.
+func closeDir(dir string) error {
+	if info, err := os.Lstat(dir); err == nil && info.IsDir() && info.Mode()&fs.ModeSticky == 0 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return paths.WriteError("closing "+dir, err)
+		}
+	}
+	return paths.MakePrivate(dir)
+}
+
 // host says what doctor looks at beside what the engine answers.
 func host(config.Config) doctor.Host {
 	p, err := paths.Find(os.Getenv, os.Geteuid())
@@ -87,7 +99,7 @@ func host(config.Config) doctor.Host {
 			{Name: "cache", Path: p.Cache, Needs: cacheNeeds},
 			{Name: "runtime", Path: p.Runtime},
 		},
-		MakeDir: paths.MakePrivate,
+		MakeDir: closeDir,
 		Agent: func() (doctor.Thing, error) {
 			path, digest, err := e.Agent(context.Background())
 			if err != nil {
