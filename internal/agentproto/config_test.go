@@ -64,7 +64,7 @@ func TestUnusableConfigs(t *testing.T) {
 		"a stray bracket":       good + "}",
 		"a stray list end":      good + "]",
 		"noise behind":          good + "x",
-		"unknown field":         strings.Replace(good, `"name"`, `"nmae"`, 1),
+		"unknown field":         strings.Replace(good, `"name"`, `"nam"`, 1),
 		"over the limit":        good + strings.Repeat(" ", agentproto.MaxConfig),
 		"another protocol":      change(func(c *agentproto.Config) { c.Protocol = 2 }),
 		"no machine id":         change(func(c *agentproto.Config) { c.MachineID = "" }),

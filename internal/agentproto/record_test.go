@@ -24,7 +24,7 @@ func readAll(r io.Reader) (out []record, err error) {
 	rr := agentproto.NewRecordReader(r)
 	for {
 		t, body, err := rr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
 		if err != nil {
@@ -37,8 +37,13 @@ func readAll(r io.Reader) (out []record, err error) {
 func TestRecordsComeBack(t *testing.T) {
 	big := strings.Repeat("x", agentproto.MaxRecord)
 	in := []record{
-		{agentproto.RecStart, `{}`}, {agentproto.RecStdin, "in"}, {agentproto.RecStdin, ""}, {agentproto.RecStdout, big},
-		{agentproto.RecStderr, "\x00\xff"}, {agentproto.RecCredit, `{"bytes":1}`}, {agentproto.RecExit, `{"code":3}`},
+		{agentproto.RecStart, `{}`},
+		{agentproto.RecStdin, "in"},
+		{agentproto.RecStdin, ""},
+		{agentproto.RecStdout, big},
+		{agentproto.RecStderr, "\x00\xff"},
+		{agentproto.RecCredit, `{"bytes":1}`},
+		{agentproto.RecExit, `{"code":3}`},
 	}
 	var buf bytes.Buffer
 	w := agentproto.NewRecordWriter(&buf)

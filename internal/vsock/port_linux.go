@@ -26,7 +26,11 @@ import (
 // detached, writes return EAGAIN then. Waiting is edge-triggered, so a detached host costs
 // nothing.
 func ListenPort(path string) (net.Listener, error) {
-	l := &portListener{path: path, free: make(chan struct{}, 1), done: make(chan struct{})}
+	return listenPort(path, os.O_RDWR)
+}
+
+func listenPort(path string, mode int) (net.Listener, error) {
+	l := &portListener{path: path, mode: mode, free: make(chan struct{}, 1), done: make(chan struct{})}
 	f, err := l.open()
 	if err != nil {
 		return nil, err
@@ -38,6 +42,7 @@ func ListenPort(path string) (net.Listener, error) {
 
 type portListener struct {
 	path string
+	mode int           // of open(2): O_RDWR; tests have FIFOs, which are read-only
 	free chan struct{} // holds a token while no connection is open and nobody is in Accept
 	done chan struct{} // closed by Close
 
@@ -48,7 +53,7 @@ type portListener struct {
 }
 
 func (l *portListener) open() (*os.File, error) {
-	f, err := os.OpenFile(l.path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	f, err := os.OpenFile(l.path, l.mode|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening port: %w", err)
 	}
@@ -76,7 +81,9 @@ func (l *portListener) Accept() (net.Conn, error) {
 	}
 	if err != nil {
 		l.free <- struct{}{}
-		if errors.Is(err, os.ErrClosed) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.closed {
 			err = net.ErrClosed
 		}
 		return nil, err

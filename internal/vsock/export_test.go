@@ -1,0 +1,4 @@
+package vsock
+
+// Handshake is the exchange that DialUnix makes on a connection.
+var Handshake = connect
