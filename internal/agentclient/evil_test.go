@@ -166,7 +166,7 @@ func TestHelloThatIsNone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEvil(t)
-			e.hello.Protocol = -1 // the handler answers the hello too
+			e.hello.Protocol = -1             // the handler answers the hello too
 			e.id.Handshake = 30 * time.Second // no test waits for it …
 			if name == "never" {
 				e.id.Handshake = 500 * time.Millisecond // … but this one
