@@ -216,7 +216,7 @@ func TestConnectToStrangers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEvil(t)
-			e.id.Handshake = 500 * time.Millisecond
+			e.id.Handshake = 3 * time.Second
 			mine, theirs := tcpPair(t)
 			served := make(chan struct{})
 			go func() {
