@@ -118,7 +118,7 @@ func TestExecSignals(t *testing.T) {
 	for _, name := range []string{"SIGINT", "SIGTERM", "SIGUSR1"} {
 		t.Run(name, func(t *testing.T) {
 			signals := make(chan string)
-			exit, err := c.Exec(deadline(t), sh("sleep 60 & sleep 60"), agentclient.Streams{
+			exit, err := c.Exec(deadline(t), sh("exec sleep 60"), agentclient.Streams{
 				Signals: signals,
 				Started: func(int) { go func() { signals <- name }() },
 			})

@@ -85,7 +85,7 @@ func boot(t testing.TB, change ...func(*agent.Options)) *guest {
 	running.Go(func() { procs.Run(ctx) })
 	o := agent.Options{
 		Config: g.config, Build: "agent-test", Procs: procs,
-		Resolver: guestproc.Resolver{BaseEnv: map[string]string{"PATH": os.Getenv("PATH")}},
+		Resolver: guestproc.Resolver{BaseEnv: map[string]string{"PATH": "/usr/local/bin:/usr/bin:/bin"}},
 		Log:      g.log, Events: g.events,
 		PowerOff: func(reboot bool) { g.off <- reboot },
 	}
