@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mvmctl/mvmctl/internal/config"
 	"github.com/mvmctl/mvmctl/internal/engine"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/ui"
@@ -40,7 +41,7 @@ In the foreground the command's output is all there is on standard output, its e
 code is mvmctl's, and Ctrl-C stops the machine. A machine without --name is then
 removed when it ends; a named one stays and can be started again:
 
-  mvmctl up --name NAME      start a stopped machine as it was
+  mvmctl up --name NAME      start a stopped machine as it was; flags change it
   mvmctl start NAME          the same
 
 With -d the machine goes on in the background and its name is printed, alone.
@@ -143,13 +144,16 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 	if err := resolve(ctx, eng, &spec, o); err != nil {
 		return err
 	}
+	if err := keepAsItWas(ctx, eng, cfg, &spec); err != nil {
+		return err
+	}
 	progress := a.newProgress(cfg)
 	defer progress.Stop()
 	show := newSteps(progress)
 	s := a.newSession(spec.TTY, false)
 	defer s.end()
 	uo := engine.UpOptions{
-		Detach: o.detach, Streams: s.streams(), Progress: show.report,
+		Detach: o.detach, Unseal: o.dev, Streams: s.streams(), Progress: show.report,
 		Notice: func(text string) { progress.Print("mvmctl: " + text) },
 		Started: func(r engine.UpResult) {
 			progress.Stop()
@@ -229,6 +233,24 @@ func resolve(ctx context.Context, eng Engine, spec *machine.Spec, o upOptions) e
 		if v.Name == spec.Name && len(v.Spec.Command) > 0 {
 			spec.Attach, spec.TTY = true, v.Spec.TTY
 		}
+	}
+	return nil
+}
+
+// keepAsItWas leaves of the settings what applies to a machine that exists: the command line's,
+// and what is asked of the host. Files and variables otherwise speak of new machines.
+func keepAsItWas(ctx context.Context, eng Engine, cfg config.Config, spec *machine.Spec) error {
+	said, err := specOf(cfg.Only(func(name string, v config.Value) bool {
+		return v.Source == config.SourceFlag || name == "require_isolation" || name == "timeout"
+	}))
+	if err != nil {
+		return err
+	}
+	switch {
+	case spec.Image == "":
+		spec.CPUs, spec.Memory, spec.Disk, spec.Driver, spec.Kernel = said.CPUs, said.Memory, said.Disk, said.Driver, said.Kernel
+	case spec.Disk != said.Disk && slices.Contains(eng.Names(ctx), spec.Name):
+		spec.Disk = said.Disk // its disk has its size
 	}
 	return nil
 }

@@ -94,6 +94,11 @@ func (c Config) Said(name string) string {
 	return ""
 }
 
+// Only returns c with the values that keep accepts; the others are as nobody had said them.
+func (c Config) Only(keep func(name string, v Value) bool) Config {
+	return Config{slices.DeleteFunc(slices.Clone(c.values), func(v named) bool { return !keep(v.name, v.Value) })}
+}
+
 // With returns c with a value that wins over those of the same or a weaker source.
 func (c Config) With(name string, v Value) Config {
 	values := slices.Clone(c.values)

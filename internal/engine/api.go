@@ -38,6 +38,7 @@ type Progress struct {
 // UpOptions say how Up runs.
 type UpOptions struct {
 	Detach   bool           // return as soon as the agent answers
+	Unseal   bool           // open an existing machine that was sealed (--dev)
 	Streams  Streams        // used when not Detach
 	Progress func(Progress) // may be nil
 	Notice   func(string)   // one-line notices for people; may be nil

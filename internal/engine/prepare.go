@@ -166,13 +166,6 @@ func guestConfig(rec machine.Record, img image.Image, k keys) agentproto.Config 
 	return c
 }
 
-func orElse(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
 // bootOf answers every question of a start.
 func bootOf(rec machine.Record, p paths.Machine, a assets, disks []machine.Disk) machine.Boot {
 	return machine.Boot{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
@@ -50,7 +49,7 @@ func (e *Engine) start(ctx context.Context, spec machine.Spec, o UpOptions) (mac
 		lock.Release()
 		return machine.Record{}, UpResult{}, err
 	}
-	before, rec, err := e.recordFor(ctx, spec)
+	before, rec, err := e.recordFor(ctx, spec, o.Unseal)
 	if err != nil {
 		releaseUnknown(lock, err)
 		return machine.Record{}, UpResult{}, err
@@ -107,123 +106,6 @@ func (e *Engine) letStop(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, defaultGrace+downMargin)
 	defer cancel()
 	return e.Locks.WaitDead(ctx, name)
-}
-
-// recordFor returns the record to start from: the existing one with what the user now says put
-// over it, or a new one. before is the existing one as it was, nil for a new machine.
-func (e *Engine) recordFor(ctx context.Context, spec machine.Spec) (before *machine.Record, rec machine.Record, err error) {
-	rec, err = e.existing(spec.Name)
-	switch {
-	case machine.CodeOf(err) == "machine.not_found" && spec.Image != "":
-		withDefaults(&spec)
-		return nil, machine.Record{ID: machine.NewID(), Name: spec.Name, Created: time.Now().UTC(), Spec: spec}, nil
-	case err != nil:
-		return nil, rec, err
-	case spec.Image != "" && spec.Image != rec.Spec.Image:
-		return nil, rec, machine.Errorf("machine.exists", fmt.Sprintf("choose another --name, or delete it: mvmctl rm %s", rec.Name),
-			"machine %q exists already, with image %q", rec.Name, rec.Spec.Image)
-	case spec.Ephemeral && !rec.Spec.Ephemeral:
-		return nil, rec, machine.Errorf("machine.exists", fmt.Sprintf("leave out --rm, or choose another --name, or delete it: mvmctl rm %s", rec.Name),
-			"machine %q exists already and --rm would delete it", rec.Name)
-	}
-	if e.Locks.Alive(rec.Name) {
-		return &rec, rec, nil
-	}
-	if err := e.heal(ctx, &rec); err != nil {
-		return nil, rec, err
-	}
-	old := rec
-	if spec.Image != "" {
-		// The disk exists: its size stays. Everything else is as the user says now.
-		spec.Disk, spec.Ephemeral = rec.Spec.Disk, rec.Spec.Ephemeral
-		withDefaults(&spec)
-		if spec.Driver == "" {
-			spec.Driver = rec.Spec.Driver
-		}
-		rec.Spec = spec
-	} else {
-		rec.Spec.Attach, rec.Spec.TTY = spec.Attach, spec.TTY
-	}
-	return &old, rec, nil
-}
-
-// existing loads a record in the caller's lock. What a killed command half made or half removed
-// is finished first: there is nothing in it to lose, and the rest of a removed machine must not
-// come back without its disk.
-func (e *Engine) existing(name string) (machine.Record, error) {
-	rec, err := e.Records.Load(name)
-	unfinished := machine.CodeOf(err) == "state.incomplete" || (err == nil && rec.Intent == machine.IntentRemoving)
-	if !unfinished || e.Locks.Alive(name) {
-		return rec, err
-	}
-	if err := e.Records.Delete(name); err != nil {
-		return rec, err
-	}
-	return e.Records.Load(name)
-}
-
-func withDefaults(s *machine.Spec) {
-	if s.CPUs == 0 {
-		s.CPUs = machine.DefaultCPUs
-	}
-	if s.Memory == 0 {
-		s.Memory = machine.DefaultMemory
-	}
-	if s.Disk == 0 {
-		s.Disk = machine.DefaultDisk
-	}
-	if s.Timeout == 0 {
-		s.Timeout = machine.DefaultTimeout
-	}
-}
-
-// already answers for a machine that is up.
-func (e *Engine) already(ctx context.Context, rec machine.Record, spec machine.Spec, o UpOptions) (UpResult, error) {
-	same := spec.Image == ""
-	if !same {
-		withDefaults(&spec)
-		have := rec.Spec
-		spec.Attach, spec.TTY, spec.Ephemeral, spec.Driver = have.Attach, have.TTY, have.Ephemeral, have.Driver
-		same = reflect.DeepEqual(normal(spec), normal(have))
-	}
-	remedy := fmt.Sprintf("stop it first: mvmctl down %s", rec.Name)
-	if !same {
-		return UpResult{}, machine.Errorf("machine.running", remedy, "machine %q is running already, with other settings", rec.Name)
-	}
-	if !o.Detach {
-		return UpResult{}, machine.Errorf("machine.running", fmt.Sprintf("mvmctl exec %s -- COMMAND runs a command in it; mvmctl down %s stops it", rec.Name, rec.Name),
-			"machine %q is running already", rec.Name)
-	}
-	st, err := e.waitReady(ctx, rec) // the command that started it may have been killed
-	if err != nil {
-		return UpResult{}, err
-	}
-	if rec.Intent != machine.IntentNone {
-		rec.Intent = machine.IntentNone
-		if err := e.Records.Save(rec); err != nil {
-			return UpResult{}, err
-		}
-	}
-	return UpResult{
-		Name: rec.Name, ID: rec.ID, Already: true, Driver: rec.Driver, Isolation: rec.Isolation, Ports: st.Ports, Phases: rec.Phases,
-	}, nil
-}
-
-// normal makes empty and missing collections equal.
-func normal(s machine.Spec) machine.Spec {
-	if len(s.Command) == 0 {
-		s.Command = nil
-	}
-	if len(s.Env) == 0 {
-		s.Env = nil
-	}
-	if len(s.Labels) == 0 {
-		s.Labels = nil
-	}
-	if len(s.Ports) == 0 {
-		s.Ports = nil
-	}
-	return s
 }
 
 // boot takes a stopped machine to "the agent answers".
