@@ -179,7 +179,9 @@ func machinesOf(ctx context.Context, eng Engine) ([]doctor.Machine, error) {
 	}
 	var out []doctor.Machine
 	for _, v := range views {
-		out = append(out, doctor.Machine{Name: v.Name, Broken: v.State == machine.StateCrashed, Problem: v.Problem})
+		out = append(out, doctor.Machine{
+			Name: v.Name, Broken: v.State == machine.StateCrashed, Unreadable: v.State.Unreadable(), Problem: v.Problem,
+		})
 	}
 	return out, nil
 }

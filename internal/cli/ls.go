@@ -47,7 +47,7 @@ func machineRow(v machine.View) machineJSON {
 		Ports:  portsOf(v), Labels: v.Spec.Labels,
 		Created: v.Created, Ephemeral: v.Spec.Ephemeral, Sealed: v.Spec.Sealed, Generation: v.Generation, Problem: v.Problem,
 	}
-	if v.State == machine.StateCorrupt {
+	if v.State.Unreadable() {
 		r.CPUs, r.Memory, r.Disk = 0, 0, 0 // nothing is known
 	}
 	if r.Labels == nil {
@@ -108,7 +108,7 @@ func stateNames() []string {
 	var out []string
 	for _, s := range []machine.State{
 		machine.StateCreated, machine.StateStarting, machine.StateRunning, machine.StateStopping,
-		machine.StateExited, machine.StateFailed, machine.StateCrashed, machine.StateCorrupt,
+		machine.StateExited, machine.StateFailed, machine.StateCrashed, machine.StateCorrupt, machine.StateNewer,
 	} {
 		out = append(out, string(s))
 	}
@@ -199,15 +199,23 @@ func notFound(name string, all []string) error {
 func (a *app) lsTable(views []machine.View) error {
 	t := ui.Table{Header: []string{"NAME", "STATE", "IMAGE", "BACKEND", "ISOLATION", "CPUS", "MEMORY", "PORTS", "AGE"}}
 	now := time.Now()
+	var unreadable []machine.View
 	for _, v := range views {
 		r := machineRow(v)
-		if v.State == machine.StateCorrupt {
+		if v.State.Unreadable() {
 			t.Row(r.Name, string(r.State))
+			unreadable = append(unreadable, v)
 			continue
 		}
 		t.Row(r.Name, stateText(r), r.Image, r.Driver, r.Isolation, strconv.Itoa(r.CPUs), machine.FormatSize(r.Memory), portText(r.Ports), ui.Age(now.Sub(r.Created)))
 	}
-	return t.Print(a.out, a.width())
+	if err := t.Print(a.out, a.width()); err != nil {
+		return err
+	}
+	for _, v := range unreadable {
+		a.say("note: %s\n", ui.Line(v.Problem))
+	}
+	return nil
 }
 
 // stateText is the state, with the exit code of a program that failed.

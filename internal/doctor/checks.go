@@ -200,15 +200,22 @@ func machinesCheck(h Host) Check {
 			return fail(fixOf(err, ""), "%v", err)
 		}
 		broken = broken[:0]
-		var names []string
+		var left, unreadable []string
 		for _, m := range all {
-			if m.Broken {
+			switch {
+			case m.Broken:
 				broken = append(broken, m)
-				names = append(names, m.Name)
+				left = append(left, m.Name)
+			case m.Unreadable:
+				unreadable = append(unreadable, m.Name+": "+m.Problem)
 			}
 		}
-		if len(broken) > 0 {
-			return warn("mvmctl down "+strings.Join(names, " "), "left behind by a supervisor that died: %s", strings.Join(names, ", "))
+		if len(left) > 0 {
+			return warn("mvmctl down "+strings.Join(left, " "), "left behind by a supervisor that died: %s", strings.Join(left, ", "))
+		}
+		if len(unreadable) > 0 {
+			return warn("mvmctl rm --force NAME deletes one whose record is damaged; one of a later version needs that version",
+				"%s", strings.Join(append([]string{"records that cannot be read"}, unreadable...), "\n"))
 		}
 		return ok("%d known, none left behind", len(all))
 	}}

@@ -184,3 +184,14 @@ func TestOtherChecks(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// What cannot be read is named, with why: nothing else would say so.
+func TestUnreadableMachines(t *testing.T) {
+	t.Parallel()
+	f, _ := find(t, Host{Machines: func(context.Context) ([]Machine, error) {
+		return []Machine{{Name: "a"}, {Name: "b", Unreadable: true, Problem: "it is cut short"}}, nil
+	}}, "machines", false)
+	if f.Level != Warn || !strings.Contains(f.Message, "b: it is cut short") || !strings.Contains(f.Fix, "rm --force") {
+		t.Errorf("%+v", f)
+	}
+}

@@ -45,9 +45,10 @@ type Backend struct {
 
 // Machine is one machine's name and state.
 type Machine struct {
-	Name    string
-	Broken  bool   // left behind by a dead supervisor
-	Problem string // in one line
+	Name       string
+	Broken     bool   // left behind by a dead supervisor
+	Unreadable bool   // its record is damaged, or from a later version: nothing of ours touches it
+	Problem    string // in one line
 }
 
 // Checks returns the checks for a host, in the order in which a newcomer has to solve them.

@@ -23,6 +23,13 @@ const AgentPort = 52
 // how to get it.
 var ErrUnavailable = errors.New("backend unavailable")
 
+// Unavailable is machine.Errorf for a Probe error with ErrUnavailable in its chain.
+func Unavailable(code, remedy, format string, args ...any) *machine.Error {
+	e := machine.Errorf(code, remedy, format, args...)
+	e.Err = errors.Join(ErrUnavailable, e.Err)
+	return e
+}
+
 // ErrNoSuchPort is returned by VM.Dial for a port that the backend cannot reach directly.
 var ErrNoSuchPort = errors.New("no such guest port")
 

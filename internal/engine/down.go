@@ -2,8 +2,10 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/fault"
@@ -98,6 +100,9 @@ func (e *Engine) stopAlive(ctx context.Context, rec machine.Record, o DownOption
 func (e *Engine) askToStop(ctx context.Context, rec machine.Record, grace time.Duration, force bool) error {
 	ctx, cancel := context.WithTimeout(ctx, killTime)
 	defer cancel()
+	if rec.ID == "" {
+		return machine.Errorf("supervisor.lost", "mvmctl rm --force "+rec.Name, "nothing says where the supervisor of %q listens", rec.Name)
+	}
 	c, err := e.Supervisors.Connect(ctx, e.places(rec).Control())
 	if err != nil {
 		// It may be on its way out, or not yet listening; its lock tells.
@@ -138,7 +143,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 	rec, err := e.Records.Load(name)
 	switch {
 	case machine.CodeOf(err) == "state.incomplete", machine.CodeOf(err) == "state.corrupt" && force:
-		rec = machine.Record{Name: name}
+		rec = machine.Record{Name: name, ID: e.idOf(name)}
 	case err != nil:
 		releaseUnknown(lock, err)
 		return err
@@ -160,12 +165,26 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 	return nil
 }
 
+// idOf returns the ID of a machine without a record that can be read, from what its last start
+// left, or "".
+func (e *Engine) idOf(name string) string {
+	data, err := os.ReadFile(e.Paths.Machine(name, "").Boot())
+	if err != nil {
+		return ""
+	}
+	var b machine.Boot
+	if json.Unmarshal(data, &b) != nil || b.Name != name || !machine.ValidID(b.ID) {
+		return ""
+	}
+	return b.ID
+}
+
 // discard deletes a machine that is not alive, and its lock.
 func (e *Engine) discard(ctx context.Context, rec machine.Record, lock Lock) error {
+	if err := e.sweep(ctx, rec); err != nil && !cannotWrite(err) {
+		return err
+	}
 	if rec.ID != "" {
-		if err := e.sweep(ctx, rec); err != nil && !cannotWrite(err) {
-			return err
-		}
 		rec.Intent = machine.IntentRemoving
 		if err := e.Records.Save(rec); err != nil && machine.CodeOf(err) != "limit.disk" {
 			return err

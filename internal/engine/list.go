@@ -47,6 +47,9 @@ func (e *Engine) view(name string, rec machine.Record, err error) machine.View {
 	v := machine.View{Record: rec, Dir: e.Paths.Machine(name, "").Dir}
 	if err != nil {
 		v.Name, v.State, v.Problem = name, machine.StateCorrupt, err.Error()
+		if machine.CodeOf(err) == "state.newer" {
+			v.State = machine.StateNewer
+		}
 		return v
 	}
 	st := e.Records.Status(name)

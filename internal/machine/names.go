@@ -47,6 +47,12 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
+// ValidID reports whether a text can be a machine id.
+func ValidID(id string) bool {
+	b, err := hex.DecodeString(id)
+	return err == nil && len(b) == 8 && id == strings.ToLower(id)
+}
+
 // NewName returns a pleasant unused-looking name, such as "brave-otter-41". taken tells whether
 // a candidate is in use already.
 func NewName(taken func(string) bool) string {

@@ -160,7 +160,7 @@ func (s *Spec) Check() error {
 	case s.CPUs < 0 || s.CPUs > MaxCPUs:
 		return Usagef("input.range", "use --cpus 1 to --cpus 256", "%d CPUs is not within 1..%d", s.CPUs, MaxCPUs)
 	case s.Memory != 0 && (s.Memory < MinMemory || s.Memory > MaxMemory):
-		return Usagef("input.range", "use --memory 64M or more", "memory of %s is not within %s..%s", FormatSize(s.Memory), FormatSize(MinMemory), FormatSize(MaxMemory))
+		return Usagef("input.range", "use --memory 96M or more", "memory of %s is not within %s..%s", FormatSize(s.Memory), FormatSize(MinMemory), FormatSize(MaxMemory))
 	case s.Disk != 0 && (s.Disk < MinDisk || s.Disk > MaxDisk):
 		return Usagef("input.range", "use --disk 16M or more", "disk of %s is not within %s..%s", FormatSize(s.Disk), FormatSize(MinDisk), FormatSize(MaxDisk))
 	case s.Sealed && len(s.Ports) > 0:

@@ -34,7 +34,7 @@ const (
 	DefaultMemory  = 512 << 20
 	DefaultDisk    = 8 << 30
 	DefaultTimeout = 2 * time.Minute
-	MinMemory      = 64 << 20
+	MinMemory      = 96 << 20 // with less, a distribution kernel panics while it unpacks its initramfs
 	MaxMemory      = 1 << 42
 	MinDisk        = 16 << 20
 	MaxDisk        = 1 << 44
@@ -93,12 +93,16 @@ const (
 	StateFailed   State = "failed"  // ended in a way nobody asked for
 	StateCrashed  State = "crashed" // the supervisor died; the next command cleans up
 	StateCorrupt  State = "corrupt" // its record cannot be read
+	StateNewer    State = "newer"   // its record was written by a later version
 )
 
 // Live reports whether a supervisor is at work in this state.
 func (s State) Live() bool {
 	return s == StateStarting || s == StateRunning || s == StateStopping
 }
+
+// Unreadable reports whether nothing is known of a machine in this state but its name.
+func (s State) Unreadable() bool { return s == StateCorrupt || s == StateNewer }
 
 // Status is written by the supervisor on each change and read by everyone. It is only to be
 // believed about a live machine while the supervisor's lock is held.

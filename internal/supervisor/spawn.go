@@ -121,6 +121,9 @@ func follow(ctx context.Context, proc *os.Process, events io.Reader, reaped <-ch
 			return *e.Status, nil
 		case e.Type == EventFailed && e.Failure != nil:
 			<-reaped
+			if ctx.Err() != nil { // told to stop: what it could not finish is no failure
+				return machine.Status{}, ctx.Err()
+			}
 			return machine.Status{}, e.Failure.Err()
 		}
 	}

@@ -48,6 +48,9 @@ func Run(ctx context.Context, o Options) error {
 	s.status.Supervisor, _ = process.Identify(os.Getpid())
 	fault.Point(fault.SupStarted)
 	err := s.run(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // told to stop before it was up
+	}
 	s.finish(err)
 	return err
 }

@@ -42,7 +42,7 @@ func (d *Driver) chooseAccel(ctx context.Context, h *host) error {
 		return nil
 	case native:
 		if problem != "" {
-			return machine.Errorf("backend.accel", "set MVM_QEMU_ACCEL=tcg to go without", "%s was asked for, but %s: %w", native, problem, driver.ErrUnavailable)
+			return driver.Unavailable("backend.accel", "set MVM_QEMU_ACCEL=tcg to go without", "%s was asked for, but %s", native, problem)
 		}
 		d.setAccel(h, native)
 		return nil

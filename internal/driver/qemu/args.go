@@ -81,7 +81,7 @@ func checkBoot(b machine.Boot) error {
 	case b.CPUs < 1 || b.CPUs > maxCPUs:
 		return machine.Usagef("input.range", "use --cpus 1 to --cpus "+strconv.Itoa(maxCPUs), "%d CPUs are not within 1..%d", b.CPUs, maxCPUs)
 	case b.MemoryBytes < machine.MinMemory || b.MemoryBytes > machine.MaxMemory:
-		return machine.Usagef("input.range", "use --memory 64M or more", "memory of %s is not within %s..%s",
+		return machine.Usagef("input.range", "use --memory 96M or more", "memory of %s is not within %s..%s",
 			machine.FormatSize(b.MemoryBytes), machine.FormatSize(machine.MinMemory), machine.FormatSize(machine.MaxMemory))
 	case b.Kernel.VMLinux == "" && b.Kernel.BzImage == "":
 		return machine.Errorf("boot.kernel_missing", "run `mvmctl kernel fetch`", "the machine has no kernel")

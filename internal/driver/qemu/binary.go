@@ -58,7 +58,7 @@ func (d *Driver) findBinary(ctx context.Context) (binary, error) {
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return binary{}, missing(path, err)
+		return binary{}, d.blameSetting(missing(path, err))
 	}
 	stamp := binaryStamp{Path: path, Size: info.Size(), MTime: info.ModTime().UTC()}
 	if r := d.memory.load(); r.Binary != nil && r.Binary.sameAs(stamp) {
@@ -66,7 +66,7 @@ func (d *Driver) findBinary(ctx context.Context) (binary, error) {
 	}
 	bin, err := inspect(ctx, stamp)
 	if err != nil {
-		return binary{}, err
+		return binary{}, d.blameSetting(err)
 	}
 	d.memory.change(func(r *remembered) { r.Binary = &bin })
 	return bin, checkVersion(bin.Version, path)
@@ -92,14 +92,23 @@ func (d *Driver) lookPath() (string, error) {
 			return kvm, nil
 		}
 	}
-	return "", missing(name, err)
+	return "", d.blameSetting(missing(name, err))
+}
+
+// blameSetting gives the remedy for a QEMU that the user chose and that is none: installing
+// another would not help.
+func (d *Driver) blameSetting(err error) error {
+	if e, ok := errors.AsType[*machine.Error](err); ok && d.opts.Binary != "" {
+		e.Remedy = "correct MVM_QEMU, or unset it to use the QEMU that is installed"
+	}
+	return err
 }
 
 func missing(name string, cause error) error {
 	if !errors.Is(cause, exec.ErrNotFound) && !errors.Is(cause, fs.ErrNotExist) {
-		return machine.Errorf("backend.missing", installRemedy(runtime.GOOS), "%s cannot be run (%w): %w", name, cause, driver.ErrUnavailable)
+		return driver.Unavailable("backend.missing", installRemedy(runtime.GOOS), "%s cannot be run (%w)", name, cause)
 	}
-	return machine.Errorf("backend.missing", installRemedy(runtime.GOOS), "%s is not installed: %w", name, driver.ErrUnavailable)
+	return driver.Unavailable("backend.missing", installRemedy(runtime.GOOS), "%s is not installed", name)
 }
 
 func installRemedy(goos string) string {
@@ -119,16 +128,16 @@ func inspect(ctx context.Context, stamp binaryStamp) (binary, error) {
 		text, err = query(ctx, stamp.Path, "-version")
 	}
 	if err != nil {
-		return binary{}, machine.Errorf("backend.broken", installRemedy(runtime.GOOS), "%s -version: %w: %w", stamp.Path, err, driver.ErrUnavailable)
+		return binary{}, driver.Unavailable("backend.broken", installRemedy(runtime.GOOS), "%s -version: %w", stamp.Path, err)
 	}
 	bin.Version, err = parseVersion(text)
 	if err != nil {
-		return binary{}, machine.Errorf("backend.version", installRemedy(runtime.GOOS), "%s: %w: %w", stamp.Path, err, driver.ErrUnavailable)
+		return binary{}, driver.Unavailable("backend.version", installRemedy(runtime.GOOS), "%s: %w", stamp.Path, err)
 	}
 	if runtime.GOARCH == "amd64" {
 		machines, err := query(ctx, stamp.Path, "-machine", "help")
 		if err != nil {
-			return binary{}, machine.Errorf("backend.broken", installRemedy(runtime.GOOS), "%s -machine help: %w: %w", stamp.Path, err, driver.ErrUnavailable)
+			return binary{}, driver.Unavailable("backend.broken", installRemedy(runtime.GOOS), "%s -machine help: %w", stamp.Path, err)
 		}
 		bin.MicroVM = strings.Contains(machines, "\nmicrovm ")
 	}
@@ -171,8 +180,8 @@ func checkVersion(version, path string) error {
 	a, errA := strconv.Atoi(major)
 	b, errB := strconv.Atoi(minor)
 	if errA != nil || errB != nil || a < minMajor || (a == minMajor && b < minMinor) {
-		return machine.Errorf("backend.version", "install QEMU "+strconv.Itoa(minMajor)+"."+strconv.Itoa(minMinor)+" or newer",
-			"%s is version %s, %d.%d is needed: %w", path, version, minMajor, minMinor, driver.ErrUnavailable)
+		return driver.Unavailable("backend.version", "install QEMU "+strconv.Itoa(minMajor)+"."+strconv.Itoa(minMinor)+" or newer",
+			"%s is version %s, %d.%d is needed", path, version, minMajor, minMinor)
 	}
 	return nil
 }

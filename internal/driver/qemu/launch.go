@@ -183,6 +183,8 @@ func explain(b machine.Boot, end, words string) error {
 		e = machine.Errorf("disk.busy", "stop the machine that uses it", "another process uses one of the disks: %s", last)
 	case says("could not load kernel", "invalid kernel header", "Error loading uncompressed kernel", "Error while loading elf kernel", "without PVH ELF Note", "could not load initrd", "kernel too old", "initrd is too large"):
 		e = machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel fetch`, or give another with --kernel", "QEMU does not take the kernel: %s", last)
+	case says(": Assertion `"): // where in QEMU's source tells a user nothing
+		e = machine.Errorf("boot.vmm_died", "look at the VMM's words below", "QEMU %s before the machine started, by a check of its own", end)
 	default:
 		e = machine.Errorf("boot.vmm_died", "look at the VMM's words below", "QEMU %s before the machine started: %s", end, last)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -145,7 +146,11 @@ func (v *vm) verdict() error {
 		if panicked == "" {
 			panicked = "the kernel said nothing more"
 		}
-		return machine.Errorf("guest.panic", "look at the console log", "the guest's kernel panicked: %s", panicked)
+		remedy := "look at the console log"
+		if strings.Contains(strings.ToLower(panicked), "memory") {
+			remedy = "give it more --memory, or look at the console log"
+		}
+		return machine.Errorf("guest.panic", remedy, "the guest's kernel panicked: %s", panicked)
 	case v.reason == "guest-reset" && v.connected:
 		return nil // a reboot of a guest that was up: the machine ends with it
 	case v.reason == "guest-reset":
