@@ -65,7 +65,14 @@ func Extract(ctx context.Context, cacheDir string, opts ...Options) (file, diges
 
 func (s source) extract(ctx context.Context, cacheDir string, o Options) (file, digest string, err error) {
 	if o.Override != "" {
-		return s.fromFile(ctx, cacheDir, o.Override)
+		file, digest, err = s.fromFile(ctx, cacheDir, o.Override)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			err = &machine.Error{
+				Code: "agent.missing", Message: "the guest agent that MVM_AGENT names cannot be read: " + err.Error(),
+				Remedy: "correct MVM_AGENT, or unset it to use the agent inside mvmctl", Err: err,
+			}
+		}
+		return file, digest, err
 	}
 	file, digest, err = s.fromEmbedded(ctx, cacheDir)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {

@@ -21,17 +21,20 @@ func (t *Tree) checkCodes() []Violation {
 		return []Violation{{errorsDoc, "error-codes", "it cannot be read: " + err.Error(), "write it: one table row per code"}}
 	}
 	documented := documentedCodes(string(data))
+	makers := map[string]map[string]bool{}
+	for _, dir := range t.dirs() {
+		makers[dir] = t.Packages[dir].codeMakers()
+	}
 	used := map[string]string{} // code → first use
 	for _, dir := range t.dirs() {
 		if key(dir) == "archtest" {
 			continue
 		}
-		makers := t.Packages[dir].codeMakers()
 		for _, f := range t.Packages[dir].Files {
 			if f.Test {
 				continue
 			}
-			for _, c := range f.codes(makers) {
+			for _, c := range f.codes(dir, makers) {
 				if used[c.text] == "" {
 					used[c.text] = t.at(c.pos)
 				}
@@ -68,7 +71,7 @@ type code struct {
 	pos  token.Pos
 }
 
-// codeMakers returns the package's own functions whose first parameter is called "code".
+// codeMakers returns the package's functions whose first parameter is called "code".
 func (g *Group) codeMakers() map[string]bool {
 	out := map[string]bool{}
 	for _, f := range g.Files {
@@ -85,10 +88,10 @@ func (g *Group) codeMakers() map[string]bool {
 	return out
 }
 
-// codes returns the literal codes of a file: the first argument of machine.Errorf and Usagef
-// and of the package's own makers, the field Code of an Error or Failure, and constants called
+// codes returns the literal codes of a file in dir: the first argument of a maker of its own
+// package or of another of ours (by folder), such as machine.Errorf, the field Code of an Error or Failure, and constants called
 // Code….
-func (f *File) codes(makers map[string]bool) []code {
+func (f *File) codes(dir string, makers map[string]map[string]bool) []code {
 	var out []code
 	add := func(e ast.Expr) {
 		lit, ok := e.(*ast.BasicLit)
@@ -103,7 +106,7 @@ func (f *File) codes(makers map[string]bool) []code {
 	ast.Inspect(f.AST, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.CallExpr:
-			if f.makesError(n.Fun, makers) && len(n.Args) > 0 {
+			if f.makesError(n.Fun, dir, makers) && len(n.Args) > 0 {
 				add(n.Args[0])
 			}
 		case *ast.CompositeLit:
@@ -129,17 +132,21 @@ func (f *File) codes(makers map[string]bool) []code {
 	return out
 }
 
-// makesError reports whether a call is machine.Errorf or Usagef, or a maker of this package.
-func (f *File) makesError(fun ast.Expr, makers map[string]bool) bool {
+// makesError reports whether a call is one of a maker.
+func (f *File) makesError(fun ast.Expr, dir string, makers map[string]map[string]bool) bool {
 	switch fun := fun.(type) {
 	case *ast.Ident:
-		return makers[fun.Name]
+		return makers[dir][fun.Name]
 	case *ast.SelectorExpr:
 		pkg, ok := fun.X.(*ast.Ident)
-		if ok && f.importPath(pkg.Name) != "" {
-			return strings.HasSuffix(f.importPath(pkg.Name), "/internal/machine") && (fun.Sel.Name == "Errorf" || fun.Sel.Name == "Usagef")
+		if !ok || f.importPath(pkg.Name) == "" {
+			return makers[dir][fun.Sel.Name]
 		}
-		return makers[fun.Sel.Name]
+		for other, names := range makers {
+			if names[fun.Sel.Name] && strings.HasSuffix(f.importPath(pkg.Name), "/"+other) {
+				return true
+			}
+		}
 	}
 	return false
 }

@@ -41,7 +41,7 @@ func TestPlanted(t *testing.T) {
 		says  string // part of the message
 	}{
 		{"clean tree", map[string]string{
-			"internal/machine/m.go": machine,
+			"internal/machine/m.go": machine + "func Usagef(code string) error { return nil }\n",
 			"internal/store/s.go":   store + "import _ \"example.org/m/internal/machine\"\n",
 		}, "", "", ""},
 
@@ -137,7 +137,7 @@ func TestPlanted(t *testing.T) {
 
 		{"error code without a row", map[string]string{"internal/machine/m.go": machine + "func Errorf(code, remedy string) {}\nfunc f() { Errorf(\"disk.gone\", \"\") }\n"}, "error-codes", "internal/machine/m.go:4", "disk.gone is not in"},
 		{"error code of another package", map[string]string{
-			"internal/machine/m.go": machine,
+			"internal/machine/m.go": machine + "func Usagef(code string) error { return nil }\n",
 			"internal/store/s.go":   store + "import \"example.org/m/internal/machine\"\nvar _ = machine.Usagef(\"disk.gone\")\n",
 		}, "error-codes", "internal/store/s.go:4", ""},
 		{"error code in a literal", map[string]string{"internal/machine/m.go": machine + "type Error struct{ Code string }\nvar _ = &Error{Code: \"disk.gone\"}\n"}, "error-codes", "internal/machine/m.go:4", ""},

@@ -42,7 +42,7 @@ evil  exited      a\x1b[2Jb  fake     none       2     1 GiB                    
 hurt  corrupt
 web   running     minimal    fake     none       2     1 GiB   127.0.0.1:43210->80  3m
 `, "\n")
-	if diff := cmp.Diff(want, a.out); a.code != 0 || a.err != "" || diff != "" {
+	if diff := cmp.Diff(want, a.out); a.code != 0 || a.err != "note: unreadable\n" || diff != "" {
 		t.Errorf("exit code %d, %q (-want +got):\n%s", a.code, a.err, diff)
 	}
 }

@@ -113,13 +113,17 @@ func applySetting(s *machine.Spec, name, text string) (err error) {
 func positiveSize(text string, least, most int64, what string) (int64, error) {
 	n, err := machine.ParseSize(text)
 	if err == nil && (n < least || n > most) {
-		err = machine.Usagef("input.range", fmt.Sprintf("use --%s %s or more", what, short(least)),
-			"%s of %s is not within %s..%s", what, machine.FormatSize(n), machine.FormatSize(least), machine.FormatSize(most))
+		remedy := fmt.Sprintf("use --%s %s or more", what, short(least))
+		if n > most {
+			remedy = fmt.Sprintf("use --%s %s or less", what, short(most))
+		}
+		err = machine.Usagef("input.range", remedy, "%s of %s is not within %s..%s", what, machine.FormatSize(n), machine.FormatSize(least), machine.FormatSize(most))
 	}
 	return n, err
 }
 
-func short(n int64) string { return strings.Replace(machine.FormatSize(n), " MiB", "M", 1) }
+// short writes a size as a flag takes it: "96M".
+func short(n int64) string { return strings.NewReplacer(" MiB", "M", " TiB", "T").Replace(machine.FormatSize(n)) }
 
 func parseDuration(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)

@@ -205,19 +205,20 @@ func (a *app) fill(spec *machine.Spec, o upOptions) error {
 	return spec.Check()
 }
 
-// resolve finds out whether the argument means a machine that exists: `start NAME` always may,
-// `up NAME` where no image has that name, `run` never.
+// resolve finds out whether the argument means a machine: `start NAME` does unless only an
+// image has that name, `up NAME` does where a machine has that name and no image, `run` never.
 func resolve(ctx context.Context, eng Engine, spec *machine.Spec, o upOptions) error {
-	if o.name == "" && o.calledAs != "run" && slices.Contains(eng.Names(ctx), o.source) {
+	exists := slices.Contains(eng.Names(ctx), o.source)
+	if starts := o.calledAs == "start"; o.name == "" && o.calledAs != "run" && (exists || starts) {
 		isImage := false
-		if o.calledAs != "start" {
+		if !exists || !starts {
 			images, err := eng.Images(ctx)
 			if err != nil {
 				return err
 			}
 			isImage = slices.ContainsFunc(images, func(i engine.ImageInfo) bool { return i.Name == o.source })
 		}
-		if !isImage {
+		if !isImage && machine.CheckName(o.source) == nil {
 			spec.Name, spec.Image, spec.Ephemeral = o.source, "", o.remove
 		}
 	}

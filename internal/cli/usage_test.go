@@ -35,6 +35,7 @@ func TestMistakes(t *testing.T) {
 		{"up minimal --cpus 1000", "input.range", "1000 CPUs", "--cpus"},
 		{"up minimal -m 3X", "input.size", `"3X" is not a size`, "512M"},
 		{"up minimal -m 1K", "input.range", "memory of 1 KiB", "use --memory 96M or more"},
+		{"up minimal -m 99999T", "input.range", "memory of 97.7 PiB", "use --memory 4T or less"},
 		{"up minimal -m 0", "input.range", "memory of 0 B", "--memory 96M"},
 		{"up minimal --disk 1", "input.range", "disk of 1 B", "use --disk 16M or more"},
 		{"up minimal --timeout 5", "input.duration", `"5" is not a duration`, "30s"},

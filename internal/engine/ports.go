@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/mvmctl/mvmctl/internal/agentclient"
 	"github.com/mvmctl/mvmctl/internal/agentproto"
@@ -23,7 +25,32 @@ func (e *Engine) Forward(ctx context.Context, name string, ports []machine.Port)
 		// The agent would refuse every connection; a port that leads nowhere helps nobody.
 		return nil, machine.Errorf(agentproto.CodeDenied, "start it with --dev to allow it", "machine %q is sealed: it carries no connections", name)
 	}
-	return c.AddForwards(ctx, ports)
+	bound, err := c.AddForwards(ctx, ports)
+	return bound, e.namePortHolder(err, ports)
+}
+
+// namePortHolder says which of our machines has the port, when it is one of them.
+func (e *Engine) namePortHolder(err error, wanted []machine.Port) error {
+	known, ok := errors.AsType[*machine.Error](err)
+	if !ok || known.Code != "port.in_use" {
+		return err
+	}
+	for _, name := range e.Records.Names() {
+		st := e.Records.Status(name)
+		if st == nil || !st.State.Live() || !e.Locks.Alive(name) {
+			continue
+		}
+		for _, held := range st.Ports {
+			for _, p := range wanted {
+				if held.HostPort == p.HostPort && held.Host == p.Host {
+					named := *known
+					named.Message = fmt.Sprintf("host port %s:%d is published by machine %q", held.Host, held.HostPort, name)
+					return &named
+				}
+			}
+		}
+	}
+	return err
 }
 
 // Forwards lists the published ports of a running machine.

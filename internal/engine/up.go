@@ -62,6 +62,7 @@ func (e *Engine) start(ctx context.Context, spec machine.Spec, o UpOptions) (mac
 	res, err := e.boot(ctx, &rec, watch, o)
 	if err != nil {
 		e.undo(before, rec, lock)
+		err = e.namePortHolder(err, rec.Spec.Ports)
 		var known *machine.Error
 		if before == nil && errors.As(err, &known) {
 			known.Log = "" // it went with the machine; what matters of it is in Detail
@@ -103,9 +104,13 @@ func (e *Engine) letStop(ctx context.Context, name string) error {
 	if rec, err := e.Records.Load(name); err == nil && st.Generation < rec.Generation {
 		return nil // an older word: a new supervisor has just begun
 	}
-	ctx, cancel := context.WithTimeout(ctx, defaultGrace+downMargin)
+	end, cancel := context.WithTimeout(ctx, defaultGrace+downMargin)
 	defer cancel()
-	return e.Locks.WaitDead(ctx, name)
+	err := e.Locks.WaitDead(end, name)
+	if err != nil && ctx.Err() == nil {
+		return machine.Errorf("supervisor.hung", "mvmctl down --force "+name, "machine %q is stopping and does not come to an end: %w", name, err)
+	}
+	return err
 }
 
 // boot takes a stopped machine to "the agent answers".
@@ -244,10 +249,10 @@ func (e *Engine) foreground(ctx context.Context, rec machine.Record, o UpOptions
 	if werr := e.Locks.WaitDead(clean, rec.Name); werr != nil {
 		return code, errors.Join(err, werr)
 	}
-	if st := e.Records.Status(rec.Name); err == nil && !interrupted && st != nil && st.Failure != nil {
+	if st := e.statusOf(rec); err == nil && !interrupted && st != nil && st.Failure != nil {
 		err = st.Failure.Err()
 	}
-	if rec.Spec.Ephemeral {
+	if now := e.Records.Status(rec.Name); rec.Spec.Ephemeral && (now == nil || now.Generation == rec.Generation) {
 		if derr := e.Remove(clean, rec.Name, true); derr != nil && machine.CodeOf(derr) != "machine.not_found" {
 			err = errors.Join(err, derr)
 		}
@@ -256,6 +261,15 @@ func (e *Engine) foreground(ctx context.Context, rec machine.Record, o UpOptions
 		return machine.ExitInterrupt, errors.Join(context.Cause(ctx), err)
 	}
 	return code, err
+}
+
+// statusOf returns the status of the boot that rec is of: nil when the machine is gone, or when
+// somebody else has started it again since.
+func (e *Engine) statusOf(rec machine.Record) *machine.Status {
+	if st := e.Records.Status(rec.Name); st != nil && st.Generation == rec.Generation {
+		return st
+	}
+	return nil
 }
 
 // runAttached connects the caller to the machine's program, or to its log when it has none.
@@ -268,7 +282,7 @@ func (e *Engine) runAttached(ctx context.Context, rec machine.Record, o UpOption
 			_, err := fmt.Fprintln(o.Streams.Stdout, l.Text)
 			return err
 		})
-		if st := e.Records.Status(rec.Name); st != nil && st.ExitCode != nil {
+		if st := e.statusOf(rec); st != nil && st.ExitCode != nil {
 			return *st.ExitCode, err
 		}
 		return 0, err

@@ -169,7 +169,11 @@ func MakePrivate(dir string) error {
 }
 
 func dirError(dir string, err error) error {
-	return WriteError("making "+dir, err)
+	err = WriteError("making "+dir, err)
+	if _, known := errors.AsType[*machine.Error](err); !known {
+		return machine.Errorf("env.path", "choose another place with MVM_STATE_DIR, MVM_CACHE_DIR or MVM_RUNTIME_DIR", "%w", err)
+	}
+	return err
 }
 
 // WriteError turns an error of writing below our directories into one that says what to do.

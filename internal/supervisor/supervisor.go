@@ -183,7 +183,11 @@ func (s *supervisor) bootFailed(ctx context.Context, vm driver.VM, gone chan err
 		return s.withConsole(known)
 	}
 	e := machine.Errorf(agentproto.CodeTimeout, "give it longer with --timeout; what it printed last is below",
-		"the guest agent did not answer within %s: %w", s.bootTimeout(), cause)
+		"the guest agent did not answer within %s", s.bootTimeout())
+	if pe, late := errors.AsType[*agentproto.Error](cause); !errors.Is(cause, context.DeadlineExceeded) && (!late || pe.Code != agentproto.CodeTimeout) {
+		e.Message += ": " + cause.Error()
+	}
+	e.Err = cause
 	e.Exit = machine.ExitTimeout
 	return s.withConsole(e)
 }
