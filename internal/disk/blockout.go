@@ -8,6 +8,8 @@ type blockOut struct {
 	f   Image
 	buf []byte
 	at  int64 // byte offset of buf in the image
+
+	dirty run // bytes written since the host was last told to begin
 }
 
 const blockOutSize = 1 << 20
@@ -43,5 +45,25 @@ func (b *blockOut) writeAt(p []byte, off int64) error {
 	if _, err := b.f.WriteAt(p, off); err != nil {
 		return fmt.Errorf("writing image: %w", err)
 	}
+	b.writeBehind(off, int64(len(p)))
 	return nil
+}
+
+// writeBehindSize is how much is written before the host begins to put it on stable storage.
+const writeBehindSize = 8 << 20
+
+// writeBehind makes the host write while we go on, so that little is left for fsync at the end.
+func (b *blockOut) writeBehind(off, n int64) {
+	if b.dirty.start+b.dirty.n == off {
+		b.dirty.n += n
+	} else {
+		b.dirty = run{off, n}
+	}
+	if b.dirty.n < writeBehindSize {
+		return
+	}
+	if f, ok := b.f.(hostFile); ok {
+		startWriting(f, b.dirty.start, b.dirty.n)
+	}
+	b.dirty = run{off + n, 0}
 }

@@ -25,16 +25,21 @@ func (w *Writer) Close() error {
 }
 
 func (w *Writer) finish() error {
+	w.trimInodes()
 	if w.o.Size == 0 {
 		w.reuseDescriptorRoom()
 	}
 	if err := w.writeDirs(w.root, rootIno); err != nil {
 		return err
 	}
+	if err := w.clearFreed(); err != nil {
+		return err
+	}
 	l, err := w.planTables()
 	if err != nil {
 		return err
 	}
+	l.free = slices.Concat(l.free, w.freed.all())
 	if err := w.writeInodes(l); err != nil {
 		return err
 	}
@@ -93,7 +98,11 @@ func (w *Writer) writeDirs(d *dir, parent uint32) error {
 // writeDirRun is writeRun that prefers stretches skipped earlier.
 func (w *Writer) writeDirRun(l *extentList, p []byte) error {
 	n := int64(len(p) / blockSize)
-	if at, ok := w.space.takeWhole(n); ok {
+	at, ok := w.freed.take(n)
+	if !ok {
+		at, ok = w.space.takeWhole(n)
+	}
+	if ok {
 		l.add(0, at, n)
 		return w.out.write(at, p)
 	}
@@ -124,7 +133,7 @@ func (w *Writer) writeInodes(l *layout) error {
 		for i := first; i < min(first+inodesPerBlock, len(w.inodes)); i++ {
 			raw := p[(i-first)*inodeSize:][:inodeSize]
 			seed := inodeSeed(w.seed, uint32(i+1), 0)
-			if n := w.inodes[i]; n != nil { // nil: reserved, all zeros
+			if n := w.inodes[i]; n != nil { // nil: reserved or freed, all zeros
 				n.encode(raw, w.created, seed)
 			}
 		}

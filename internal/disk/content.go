@@ -10,6 +10,9 @@ import (
 
 // allocOne hands out one block for metadata.
 func (w *Writer) allocOne() (int64, error) {
+	if at, ok := w.freed.take(1); ok {
+		return at, nil
+	}
 	at, ok := w.space.takeWhole(1)
 	if !ok {
 		return 0, w.fullError(1)
@@ -111,7 +114,7 @@ func asSparse(r io.Reader, size int64) (sparseReader, error) {
 		if err != nil || !info.Mode().IsRegular() {
 			return nil, nil
 		}
-		s, ok = hostFile{f, info.Size()}, true
+		s, ok = SparseFile(f, info.Size()), true
 	}
 	if !ok {
 		return nil, nil
@@ -131,14 +134,18 @@ func asSparse(r io.Reader, size int64) (sparseReader, error) {
 	return s, err
 }
 
-// hostFile is a sparse file of the host.
-type hostFile struct {
+// HostFile is a file of the host whose holes Add skips, as it does for an *os.File; for those
+// who put something of their own in between.
+type HostFile struct {
 	*os.File
 	size int64
 }
 
-// NextData implements sparseReader.
-func (h hostFile) NextData(off int64) (start, end int64, err error) {
+// SparseFile makes a HostFile of an open regular file of size bytes.
+func SparseFile(f *os.File, size int64) HostFile { return HostFile{f, size} }
+
+// NextData is as that of a file of an image, see FS.Open.
+func (h HostFile) NextData(off int64) (start, end int64, err error) {
 	return nextData(h.File, off, h.size)
 }
 
@@ -185,13 +192,30 @@ func (w *Writer) writeSparse(l *extentList, logical int64, p []byte) error {
 	return nil
 }
 
+// allocRun hands out up to n blocks: in one piece where something was before, else at the front,
+// else in pieces of what is freed.
+func (w *Writer) allocRun(n int64) (run, error) {
+	if at, ok := w.freed.take(n); ok {
+		return run{at, n}, nil
+	}
+	if r, ok := w.space.take(n); ok {
+		return r, nil
+	}
+	for k := n / 2; k > 0; k /= 2 {
+		if at, ok := w.freed.take(k); ok {
+			return run{at, k}, nil
+		}
+	}
+	return run{}, w.fullError(n)
+}
+
 // writeRun allocates and writes whole blocks.
 func (w *Writer) writeRun(l *extentList, logical int64, p []byte) error {
 	for len(p) > 0 {
 		n := int64(len(p) / blockSize)
-		r, ok := w.space.take(n)
-		if !ok {
-			return w.fullError(n)
+		r, err := w.allocRun(n)
+		if err != nil {
+			return err
 		}
 		if err := w.out.write(r.start, p[:r.n*blockSize]); err != nil {
 			return err

@@ -26,7 +26,7 @@ func CopySparse(dst, src string) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("opening image: %s is not a regular file", src)
 	}
-	return atomically(dst, func(out *os.File) error {
+	return Atomically(dst, func(out *os.File) error {
 		if cloneFile(out, in) == nil {
 			return nil
 		}

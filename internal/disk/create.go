@@ -17,7 +17,7 @@ import (
 // must not call Close. A full host file system is an error with
 // errors.Is(err, syscall.ENOSPC).
 func CreateFile(name string, o Options, fill func(*Writer) error) error {
-	return atomically(name, func(f *os.File) error {
+	return Atomically(name, func(f *os.File) error {
 		w, err := NewWriter(f, o)
 		if err != nil {
 			return err
@@ -73,13 +73,13 @@ func addPrivateDir(w *Writer, done map[string]bool, dir string) error {
 	return w.Add(Entry{Path: dir, Type: TypeDir, Mode: 0o700}, nil)
 }
 
-// atomically makes the file at name from what fill writes: temporary file in the same
-// directory, fsync, rename, fsync of the directory.
-func atomically(name string, fill func(*os.File) error) (err error) {
+// Atomically makes the file at name, mode 0600, from what fill writes: temporary file in the
+// same directory, fsync, rename, fsync of the directory.
+func Atomically(name string, fill func(*os.File) error) (err error) {
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+".*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("creating image: %w", err)
+		return fmt.Errorf("creating file: %w", err)
 	}
 	renamed := false
 	defer func() {
@@ -89,19 +89,19 @@ func atomically(name string, fill func(*os.File) error) (err error) {
 		}
 	}()
 	if err := f.Chmod(0o600); err != nil { // whatever the umask
-		return fmt.Errorf("creating image: %w", err)
+		return fmt.Errorf("creating file: %w", err)
 	}
 	if err := fill(f); err != nil {
-		return fmt.Errorf("writing image %s: %w", name, err)
+		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("syncing image %s: %w", name, err)
+		return fmt.Errorf("syncing %s: %w", name, err)
 	}
 	if err := f.Close(); err != nil {
-		return fmt.Errorf("closing image %s: %w", name, err)
+		return fmt.Errorf("closing %s: %w", name, err)
 	}
 	if err := os.Rename(f.Name(), name); err != nil {
-		return fmt.Errorf("naming image: %w", err)
+		return fmt.Errorf("naming file: %w", err)
 	}
 	renamed = true
 	return syncDir(dir)

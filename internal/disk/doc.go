@@ -7,11 +7,13 @@
 // may have written; nothing in them is trusted. [CopySparse] and [UsedBytes] handle image
 // files as files.
 //
-// It is not a file system driver (an image is written once, front to back, and is never
-// edited in place), not a repair tool (damage is reported, not mended), and it knows
+// A tree may come in layers ([Writer.StartLayer]), of which a later one replaces and hides what
+// earlier ones put there; the blocks that this frees are used again or read as zeros.
+//
+// It is not a file system driver (an image is written once and is never edited after Close), not a repair tool (damage is reported, not mended), and it knows
 // nothing of machines, stores or partitions: an image is one bare ext4 file system.
 //
-// Called by build and image (root file systems), engine (drives, upper disks, diff and
+// Called by layer and image (root file systems), engine (drives, upper disks, diff and
 // commit) and driver/drivertest.
 //
 // The on-disk format follows the kernel's Documentation/filesystems/ext4. Images have

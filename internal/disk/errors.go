@@ -9,6 +9,10 @@ import (
 var (
 	// ErrImageFull says that the content does not fit; the error is a *FullError.
 	ErrImageFull = errors.New("image full")
+	// ErrRefused says that an entry cannot be added as it is; the image is as it was.
+	ErrRefused = errors.New("entry refused")
+	// ErrNotDirectory is an ErrRefused: something on the way is not a directory.
+	ErrNotDirectory = errors.New("not a directory")
 	// ErrCorrupt says that an image breaks the rules of ext4, through damage or malice.
 	ErrCorrupt = errors.New("ext4 image is damaged")
 	// ErrUnsupported says that an image uses an ext4 feature that this package does not
@@ -17,6 +21,20 @@ var (
 	// ErrNotExt4 says that there is no ext4 superblock.
 	ErrNotExt4 = errors.New("not an ext4 image")
 )
+
+// refusedError marks errors that come before anything was changed.
+type refusedError struct{ error }
+
+// Is makes errors.Is(err, ErrRefused) true.
+func (e *refusedError) Is(target error) bool { return target == ErrRefused }
+
+func (e *refusedError) Unwrap() error { return e.error }
+
+func refuse(format string, args ...any) error {
+	return &refusedError{fmt.Errorf(format, args...)}
+}
+
+func notDirectory(path string) error { return refuse("%q is %w", path, ErrNotDirectory) }
 
 // FullError is an ErrImageFull with its figures.
 type FullError struct {

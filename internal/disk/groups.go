@@ -35,8 +35,12 @@ func (w *Writer) countInodes(l *layout) {
 		}
 	}
 	for i, n := range w.inodes {
-		if n != nil && n.isDir() {
-			l.groups[int64(i)/l.perGroup].dirs++
+		g := &l.groups[int64(i)/l.perGroup]
+		switch {
+		case n == nil && i+1 >= firstIno:
+			g.freeInodes++
+		case n != nil && n.isDir():
+			g.dirs++
 		}
 	}
 }
@@ -86,6 +90,11 @@ func (w *Writer) writeBitmaps(l *layout, i int64, free []run) (sums [2]uint16, e
 		bm := newBitmap()
 		bm.set(0, l.perGroup-g.unusedInodes)
 		bm.set(l.perGroup, maxGroupInodes-l.perGroup)
+		for k := i * l.perGroup; k < min((i+1)*l.perGroup, int64(len(w.inodes))); k++ {
+			if w.inodes[k] == nil && k+1 >= firstIno {
+				bm.clear(k-i*l.perGroup, 1)
+			}
+		}
 		if sums[1], err = w.writeBitmap(g.inodeBitmap, bm, l.perGroup); err != nil {
 			return sums, err
 		}

@@ -5,8 +5,8 @@ import "slices"
 // run is a stretch of blocks.
 type run struct{ start, n int64 }
 
-// space hands out the blocks of an image from the front to the back and nothing is ever
-// given back, so that the whole state is one number, the stretches skipped below it, and
+// space hands out the blocks of an image from the front to the back and takes nothing back (what
+// is freed is in freedBlocks), so that the whole state is one number, the stretches skipped below it, and
 // the copies of the superblock and group descriptors at fixed places. That is what lets a
 // 16 TiB image be made without a bitmap of it in memory.
 type space struct {
@@ -85,6 +85,3 @@ func (s *space) takeWhole(n int64) (int64, bool) {
 	s.next += n
 	return start, true
 }
-
-// release gives back one block.
-func (s *space) release(block int64) { s.free = append(s.free, run{block, 1}) }

@@ -22,23 +22,30 @@ type Writer struct {
 	journal  int64  // blocks of the journal
 	descs    []byte // group descriptors
 	root     *dir
-	inodes   []*inode // by number - 1; nil for unused reserved ones
+	inodes   []*inode // by number - 1; nil for unused reserved ones and freed ones
+	layer    uint16   // the present one, see StartLayer
 	buf      []byte   // of file content
 	zeros    []byte   // one block
 	err      error
 	closed   bool
+
+	freed       freedBlocks
+	freedInodes []uint32
 }
 
 // dir is a directory of the tree being written.
 type dir struct {
 	ino      uint32
+	hidden   uint16 // the last layer that hid what earlier ones put here; nothing is before the first
 	children map[string]child
 }
 
 type child struct {
-	ino uint32
-	ft  uint8
-	dir *dir // of a directory
+	ino   uint32
+	ft    uint8
+	named bool   // of a directory: by an entry of its layer, not only on the way to one
+	layer uint16 // that added it or, of a directory, changed something in it last
+	dir   *dir   // of a directory
 }
 
 const (
@@ -181,6 +188,10 @@ func (t Type) codes() (ft uint8, mode uint16) {
 // (bad path, existing name, impossible attribute) leaves the image as it was; after other
 // errors the Writer is of no further use.
 func (w *Writer) Add(e Entry, content io.Reader) error {
+	return w.checkedAdd(e, content, false)
+}
+
+func (w *Writer) checkedAdd(e Entry, content io.Reader, replace bool) error {
 	if w.err != nil {
 		return w.err
 	}
@@ -188,11 +199,11 @@ func (w *Writer) Add(e Entry, content io.Reader) error {
 		return errors.New("disk: Add after Close")
 	}
 	if err := checkEntry(e, content); err != nil {
-		return fmt.Errorf("adding %q: %w", e.Path, err)
+		return fmt.Errorf("adding %q: %w", e.Path, &refusedError{err})
 	}
-	if err := w.add(e, content); err != nil {
+	if err := w.add(e, content, replace); err != nil {
 		err = fmt.Errorf("adding %q: %w", e.Path, err)
-		if _, ok := errors.AsType[*refusedError](err); !ok {
+		if !errors.Is(err, ErrRefused) {
 			w.err = err
 		}
 		return err
@@ -200,16 +211,7 @@ func (w *Writer) Add(e Entry, content io.Reader) error {
 	return nil
 }
 
-// refusedError marks errors that come before anything was changed.
-type refusedError struct{ error }
-
-func (e *refusedError) Unwrap() error { return e.error }
-
-func refuse(format string, args ...any) error {
-	return &refusedError{fmt.Errorf(format, args...)}
-}
-
-func (w *Writer) add(e Entry, content io.Reader) error {
+func (w *Writer) add(e Entry, content io.Reader, replace bool) error {
 	if isRoot(e.Path) {
 		if e.Type != TypeDir {
 			return refuse("the root is a directory")
@@ -221,29 +223,43 @@ func (w *Writer) add(e Entry, content io.Reader) error {
 	case err != nil:
 		return err
 	case found && e.Type == TypeDir && old.dir != nil:
+		old.layer, old.named = w.layer, true
+		w.insert(e.Path, old)
 		return w.renameDir(old.dir, e)
-	case found:
+	case found && !replace:
 		return refuse("path is there already")
 	case e.Type == TypeHardlink:
-		return w.link(e)
+		return w.link(e, old, found)
+	case found:
+		if err := w.drop(old); err != nil {
+			return err
+		}
 	}
 	n := w.newInode(e)
-	ino := uint32(len(w.inodes) + 1)
+	ino := w.newInodeNumber()
 	if err := w.setXattrs(n, e.Xattrs); err != nil {
 		return err
 	}
 	if err := w.fill(ino, n, e, content); err != nil {
 		return err
 	}
-	w.inodes = append(w.inodes, n)
+	w.inodes[ino-1] = n
 	ft, _ := e.Type.codes()
-	c := child{ino: ino, ft: ft}
+	c := child{ino: ino, ft: ft, layer: w.layer}
 	if e.Type == TypeDir {
-		c.dir = w.newDir(ino)
+		c.dir, c.named = w.newDir(ino), true
 	}
-	parent, base := w.parent(e.Path)
-	parent.children[base] = c
+	w.insert(e.Path, c)
 	return nil
+}
+
+// insert gives an inode its name.
+func (w *Writer) insert(path string, c child) {
+	parent, base := w.parent(path)
+	if len(base) < len(path) {
+		base = strings.Clone(base) // not to keep the whole path in memory
+	}
+	parent.children[base] = c
 }
 
 // renameDir gives new attributes to a directory that exists.
@@ -252,14 +268,14 @@ func (w *Writer) renameDir(d *dir, e Entry) error {
 	w.setAttributes(n, e)
 	n.xattrs, n.blocks = nil, 0
 	if n.xattrAt != 0 {
-		w.space.release(n.xattrAt)
+		w.freed.put(run{n.xattrAt, 1})
 		n.xattrAt = 0
 	}
 	return w.setXattrs(n, e.Xattrs)
 }
 
-// link adds another name for an entry that exists.
-func (w *Writer) link(e Entry) error {
+// link adds another name for an entry that exists, in place of old if there is one.
+func (w *Writer) link(e Entry, old child, replace bool) error {
 	target, found, err := w.lookup(e.Target)
 	switch {
 	case err != nil:
@@ -273,9 +289,13 @@ func (w *Writer) link(e Entry) error {
 	if n.links >= maxLinks {
 		return refuse("%q has %d names, the most that ext4 allows", e.Target, maxLinks)
 	}
-	n.links++
-	parent, base := w.parent(e.Path)
-	parent.children[base] = target
+	n.links++ // first: the target may be below what goes
+	if replace {
+		if err := w.drop(old); err != nil {
+			return err
+		}
+	}
+	w.insert(e.Path, child{ino: target.ino, ft: target.ft, layer: w.layer})
 	return nil
 }
 
@@ -290,14 +310,14 @@ func (w *Writer) lookup(path string) (child, bool, error) {
 		}
 		if c.dir == nil {
 			at := strings.TrimSuffix(path, "/"+after)
-			return child{}, false, refuse("%q is not a directory", at)
+			return child{}, false, notDirectory(at)
 		}
 		d, rest = c.dir, after
 	}
 }
 
 // parent returns the directory that path is in, made if missing, and path's last part.
-// lookup has found no obstacle.
+// lookup has found no obstacle. The directories on the way belong to the present layer then.
 func (w *Writer) parent(path string) (*dir, string) {
 	d := w.root
 	for rest := path; ; {
@@ -307,14 +327,33 @@ func (w *Writer) parent(path string) (*dir, string) {
 		}
 		c, ok := d.children[part]
 		if !ok {
-			w.inodes = append(w.inodes, w.newInode(Entry{Type: TypeDir, Mode: 0o755}))
-			ino := uint32(len(w.inodes))
-			c = child{ino: ino, ft: ftDir, dir: w.newDir(ino)}
+			ino := w.newInodeNumber()
+			w.inodes[ino-1] = w.newInode(Entry{Type: TypeDir, Mode: 0o755})
+			c = child{ino: ino, ft: ftDir, layer: w.layer, dir: w.newDir(ino)}
+			d.children[strings.Clone(part)] = c
+		} else if c.layer != w.layer {
+			c.layer, c.named = w.layer, false
 			d.children[part] = c
 		}
 		d, rest = c.dir, after
 	}
 }
+
+// at returns the directory of a path that exists, and the path's last part.
+func (w *Writer) at(path string) (*dir, string) {
+	d := w.root
+	for rest := path; ; {
+		part, after, more := strings.Cut(rest, "/")
+		if !more {
+			return d, part
+		}
+		d, rest = d.children[part].dir, after
+	}
+}
+
+// Inodes counts what the image has so far, directories that nobody named among it: the memory
+// that a Writer takes is in proportion to it.
+func (w *Writer) Inodes() int64 { return int64(len(w.inodes) - len(w.freedInodes)) }
 
 func isRoot(path string) bool { return path == "" || path == "." }
 
