@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 )
 
 func main() { os.Exit(run()) }
@@ -21,14 +22,19 @@ func run() int {
 	runs := flag.Int("runs", 200, "runs of the quick measurements; slow ones take a twentieth, at least 10")
 	only := flag.String("only", "", "comma-separated sections: cli, boot, exec, bulk, memory")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	b, err := newBench(ctx, *runs)
+	dir, err := os.MkdirTemp("", "mvm-bench-*")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
+	b := &bench{runs: *runs, dir: dir, bin: dir + "/mvmctl", agent: dir + "/mvm-agent", empty: dir + "/empty"}
 	defer b.close()
+	if err := b.build(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
 	fmt.Printf("# mvmctl bench: %s/%s, %d CPUs, %s\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), b.host())
 	for _, s := range []struct {
 		name string
@@ -56,19 +62,15 @@ type bench struct {
 	env   []string
 }
 
-func newBench(ctx context.Context, runs int) (*bench, error) {
-	dir, err := os.MkdirTemp("", "mvm-bench-*")
-	if err != nil {
-		return nil, err
-	}
-	b := &bench{runs: runs, dir: dir, bin: dir + "/mvmctl", agent: dir + "/mvm-agent", empty: dir + "/empty"}
-	src := filepath.Join(dir, "src")
+// build makes the programs and the environment that they run in.
+func (b *bench) build(ctx context.Context) error {
+	src := filepath.Join(b.dir, "src")
 	if err := os.Mkdir(src, 0o700); err != nil {
-		return nil, err
+		return err
 	}
 	for name, text := range map[string]string{"go.mod": "module empty\n\ngo 1.26\n", "main.go": "package main\n\nfunc main() {}\n"} {
 		if err := os.WriteFile(filepath.Join(src, name), []byte(text), 0o600); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, build := range []struct{ dir, out, pkg string }{
@@ -78,7 +80,7 @@ func newBench(ctx context.Context, runs int) (*bench, error) {
 		cmd.Dir = build.dir
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("building %s: %w\n%s", build.pkg, err, out)
+			return fmt.Errorf("building %s: %w\n%s", build.pkg, err, out)
 		}
 	}
 	for _, kv := range os.Environ() {
@@ -86,12 +88,17 @@ func newBench(ctx context.Context, runs int) (*bench, error) {
 			b.env = append(b.env, kv)
 		}
 	}
-	b.env = append(b.env, "MVM_STATE_DIR="+dir+"/state", "MVM_DATA_DIR="+dir+"/data", "MVM_CONFIG_DIR="+dir+"/config",
-		"MVM_RUNTIME_DIR="+dir+"/run", "MVM_AGENT="+b.agent)
-	return b, nil
+	b.env = append(b.env, "MVM_STATE_DIR="+b.dir+"/state", "MVM_DATA_DIR="+b.dir+"/data", "MVM_CONFIG_DIR="+b.dir+"/config",
+		"MVM_RUNTIME_DIR="+b.dir+"/run", "MVM_AGENT="+b.agent)
+	return nil
 }
 
+// close ends the machine and removes everything, also after a signal.
 func (b *bench) close() {
+	if _, err := os.Stat(b.dir + "/state/machines/bench"); err != nil {
+		_ = os.RemoveAll(b.dir)
+		return
+	}
 	if out, err := b.mvmctl(context.Background(), "rm", "--force", "bench"); err != nil && !strings.Contains(out, "no machine") {
 		fmt.Fprintln(os.Stderr, "bench: cleaning up:", err, out)
 	}

@@ -19,9 +19,7 @@ func run() int {
 	if len(os.Args) > 1 && os.Args[1] == superviseCommand {
 		return runSupervisor()
 	}
-	streams, stop := cli.Stdio()
-	defer stop()
-	return cli.Run(context.Background(), os.Args[1:], streams, deps())
+	return cli.Run(context.Background(), os.Args[1:], cli.Stdio(), deps())
 }
 
 func runSupervisor() int {

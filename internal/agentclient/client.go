@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"unicode"
 
-	"golang.org/x/net/http2"
-
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 )
 
@@ -22,8 +20,8 @@ import (
 type Client struct {
 	rt    http.RoundTripper
 	hello agentproto.Hello
-	link  *link             // nil over somebody else's RoundTripper
-	http2 *http2.ClientConn // likewise
+	link  *link            // nil over somebody else's RoundTripper
+	conn  *http.ClientConn // likewise
 }
 
 // NewClient returns a client that sends its requests through rt, for example to a supervisor
@@ -49,10 +47,10 @@ func (c *Client) Closed() <-chan struct{} {
 
 // Close ends the connection and with it every call under way. It does nothing for NewClient.
 func (c *Client) Close() error {
-	if c.http2 == nil {
+	if c.conn == nil {
 		return nil
 	}
-	return c.http2.Close()
+	return c.conn.Close()
 }
 
 // Status asks what the agent knows about the guest.
@@ -65,7 +63,16 @@ func (c *Client) Status(ctx context.Context) (agentproto.Status, error) {
 // Shutdown asks the guest to stop its programs and power off. It returns when the guest has
 // agreed, not when it is off.
 func (c *Client) Shutdown(ctx context.Context, req agentproto.ShutdownRequest) error {
-	return c.call(ctx, http.MethodPost, agentproto.PathShutdown, req, nil)
+	data, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	resp, err := c.send(ctx, http.MethodPost, agentproto.PathShutdown, bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close() // its head is the answer; its end may be lost with the guest
+	return nil
 }
 
 // call sends in as JSON, unless it is nil, and decodes the answer into out, unless it is nil.

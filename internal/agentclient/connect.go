@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 )
 
@@ -23,6 +21,9 @@ const (
 	// connWindow holds the full windows of all streams, so that streams whose readers have
 	// stopped cannot take the room of one whose reader has not.
 	connWindow = 2 * agentproto.MaxStreams * streamWindow
+	// readFrame takes a whole record of a program's output: each frame that a guest sends costs
+	// it several switches between goroutines.
+	readFrame = 128 << 10
 	// alertWait is how long a failed connection is read for the alert that says why: the
 	// guest checks the host's key after the host believes the handshake done.
 	alertWait = time.Second
@@ -78,23 +79,24 @@ func Connect(ctx context.Context, conn net.Conn, id Identity) (*Client, error) {
 // greet starts HTTP/2 on tc and exchanges hellos.
 func greet(ctx context.Context, tc *tls.Conn, id Identity) (*Client, error) {
 	l := &link{Conn: tc, held: true, closed: make(chan struct{})}
-	t1 := &http.Transport{
-		DisableCompression: true,
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true) // as net/http sees it: the encryption is l's business
+	t := &http.Transport{
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
+		Protocols:              &protocols,
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerConnection: connWindow,
 			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReadFrameSize:              readFrame,
 		},
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return l, nil },
 	}
-	t2, err := http2.ConfigureTransports(t1)
+	cc, err := t.NewClientConn(ctx, "http", "agent:http")
 	if err != nil {
 		return nil, err
 	}
-	t2.MaxHeaderListSize = 64 << 10
-	cc, err := t2.NewClientConn(l)
-	if err != nil {
-		return nil, err
-	}
-	c := &Client{rt: cc, link: l, http2: cc}
+	c := &Client{rt: cc, link: l, conn: cc}
 	mine := agentproto.Hello{
 		Protocol: agentproto.Version, MachineID: id.MachineID, Generation: id.Generation,
 		Build: id.Build, Time: time.Now().UTC(),

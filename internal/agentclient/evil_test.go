@@ -427,6 +427,21 @@ func TestBrokenAnswersAreNoSuccess(t *testing.T) {
 	}
 }
 
+// A guest that agrees to shut down may be off before its answer has an end.
+func TestShutdownNeedsNoEnd(t *testing.T) {
+	c := newEvil(t).mustConnect(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != agentproto.PathShutdown {
+			return
+		}
+		w.WriteHeader(http.StatusAccepted)
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	if err := c.Shutdown(deadline(t), agentproto.ShutdownRequest{}); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
+
 func TestDeadlineAndCancelAreToldApart(t *testing.T) {
 	c := newEvil(t).mustConnect(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)

@@ -16,33 +16,53 @@ import (
 // command is one row of the command table. A command's flags are made only when it was chosen,
 // or when the whole tree is asked for (help, completion, a name that does not exist).
 type command struct {
-	name    string
-	aliases []string
-	make    func(*app) *cobra.Command
+	name      string
+	aliases   []string
+	make      func(*app) *cobra.Command
+	onlyReads bool
 }
 
 func commands() []command {
 	return []command{
-		{"up", []string{"run", "start"}, (*app).upCommand},
-		{"down", []string{"stop"}, (*app).downCommand},
-		{"ls", []string{"ps", "status", "list"}, (*app).lsCommand},
-		{"inspect", nil, (*app).inspectCommand},
-		{"logs", nil, (*app).logsCommand},
-		{"exec", nil, (*app).execCommand},
-		{"console", nil, (*app).consoleCommand},
-		{"cp", nil, (*app).cpCommand},
-		{"forward", nil, (*app).forwardCommand},
-		{"diff", nil, (*app).diffCommand},
-		{"wait", nil, (*app).waitCommand},
-		{"rm", []string{"remove", "delete"}, (*app).rmCommand},
-		{"image", []string{"images"}, (*app).imageCommand},
-		{"kernel", []string{"kernels"}, (*app).kernelCommand},
-		{"doctor", nil, (*app).doctorCommand},
-		{"config", nil, (*app).configCommand},
-		{"completion", nil, (*app).completionCommand},
-		{"version", nil, (*app).versionCommand},
-		{"supervise", nil, (*app).superviseCommand},
+		{"up", []string{"run", "start"}, (*app).upCommand, false},
+		{"down", []string{"stop"}, (*app).downCommand, false},
+		{"ls", []string{"ps", "status", "list"}, (*app).lsCommand, true},
+		{"inspect", nil, (*app).inspectCommand, false},
+		{"logs", nil, (*app).logsCommand, false},
+		{"exec", nil, (*app).execCommand, false},
+		{"console", nil, (*app).consoleCommand, false},
+		{"cp", nil, (*app).cpCommand, false},
+		{"forward", nil, (*app).forwardCommand, false},
+		{"diff", nil, (*app).diffCommand, false},
+		{"wait", nil, (*app).waitCommand, false},
+		{"rm", []string{"remove", "delete"}, (*app).rmCommand, false},
+		{"reset", nil, (*app).resetCommand, false},
+		{"build", nil, (*app).buildCommand, false},
+		{"commit", nil, (*app).commitCommand, false},
+		{"image", []string{"images"}, (*app).imageCommand, false},
+		{"kernel", []string{"kernels"}, (*app).kernelCommand, false},
+		{"volume", []string{"volumes"}, (*app).volumeCommand, false},
+		{"doctor", nil, (*app).doctorCommand, false},
+		{"config", nil, (*app).configCommand, true},
+		{"completion", nil, (*app).completionCommand, true},
+		{"version", nil, (*app).versionCommand, true},
+		{"supervise", nil, (*app).superviseCommand, false},
 	}
+}
+
+// onlyReads reports whether args are a command that starts, changes and waits for nothing. A
+// signal may end it where it stands, as the operating system does by itself and with the same
+// exit code: receiving signals would take as long as the whole command.
+func onlyReads(args []string) bool {
+	if len(args) == 0 {
+		return true // the help page
+	}
+	for _, c := range commands() {
+		if c.name == args[0] || slices.Contains(c.aliases, args[0]) {
+			return c.onlyReads
+		}
+	}
+	return false
 }
 
 // Groups of the help page.

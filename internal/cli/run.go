@@ -24,18 +24,21 @@ type IO struct {
 	Env      []string
 	Dir      string           // where mvm.toml is looked for; "" is the working directory
 	Signals  <-chan os.Signal // what the process is sent; nil for none
+	Listen   func()           // starts to fill Signals; nil: they are filled already
 	// Terminal tells whether a stream is a terminal: nil asks the operating system when the
 	// stream is a file, and says no otherwise.
 	Terminal func(stream any) bool
 }
 
-// Stdio returns the process's own streams and environment, and starts to receive its signals;
-// stop gives them back. SIGPIPE is received too, so that a write to a closed pipe is an error
-// and not the end of a process that still has a machine to clean up.
-func Stdio() (streams IO, stop func()) {
+// Stdio returns the process's own streams and environment, and what begins to receive its
+// signals. SIGPIPE is received too, so that a write to a closed pipe is an error and not the end
+// of a process that still has a machine to clean up. They are received until the process ends:
+// giving each of them back costs more than most commands' own work.
+func Stdio() IO {
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGWINCH, syscall.SIGPIPE)
-	return IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Environ(), Signals: signals}, func() { signal.Stop(signals) }
+	return IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Environ(), Signals: signals, Listen: func() {
+		signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGWINCH, syscall.SIGPIPE)
+	}}
 }
 
 // Deps are what the composition root hands in. Nothing of it is called before a command needs
@@ -43,6 +46,8 @@ func Stdio() (streams IO, stop func()) {
 type Deps struct {
 	// Engine makes the engine. It must not probe, dial or start anything.
 	Engine func(config.Config) (Engine, error)
+	// Builder makes the builder of images, under the same condition.
+	Builder func(config.Config) (Builder, error)
 	// Supervise runs a machine's supervisor: the hidden command `supervise`.
 	Supervise func(ctx context.Context, args []string) error
 	// Doctor says what the host looks like; what it leaves nil the engine answers.
@@ -89,6 +94,9 @@ func Run(ctx context.Context, args []string, streams IO, deps Deps) int {
 	defer cancel(nil)
 	a := &app{io: streams, deps: deps, cancel: cancel, json: wantsJSON(args)}
 	a.out = &answers{w: streams.Out, broken: cancel}
+	if streams.Listen != nil && !onlyReads(args) {
+		streams.Listen()
+	}
 	done := make(chan int, 1)
 	go func() { done <- a.report(ctx, a.guarded(ctx, args)) }()
 	for {

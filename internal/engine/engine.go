@@ -12,6 +12,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/kernel"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
+	"github.com/mvmctl/mvmctl/internal/volume"
 )
 
 // Records is what the engine needs of the machines' memory.
@@ -19,7 +20,7 @@ type Records interface {
 	Load(name string) (machine.Record, error)
 	Save(rec machine.Record) error
 	Delete(name string) error
-	Names() []string
+	Names() ([]string, error)
 	Status(name string) *machine.Status
 	SaveStatus(name string, st machine.Status) error
 }
@@ -62,6 +63,7 @@ type Supervisors interface {
 
 // Control is one supervisor's API.
 type Control interface {
+	Status(ctx context.Context) (machine.Status, error)
 	Stop(ctx context.Context, grace time.Duration, force bool) error
 	Forwards(ctx context.Context) ([]machine.Port, error)
 	AddForwards(ctx context.Context, ports []machine.Port) ([]machine.Port, error)
@@ -80,6 +82,7 @@ type Parts struct {
 	Explicit    map[string]bool // drivers that are used only when they are asked for by name
 	KernelStore *kernel.Store
 	ImageStore  *image.Store
+	VolumeStore *volume.Store
 	Agent       func(ctx context.Context) (path, digest string, err error) // the guest agent's binary
 	Build       string                                                     // version of this program
 	Log         *slog.Logger

@@ -45,8 +45,10 @@ func (e *Engine) sweep(ctx context.Context, rec machine.Record) error {
 			return fmt.Errorf("removing %s: %w", p.Runtime, err)
 		}
 	}
-	if err := os.Remove(p.ConfigDrive()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return paths.WriteError("removing "+p.ConfigDrive(), err)
+	for _, drive := range p.PerBoot() {
+		if err := os.Remove(drive); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return paths.WriteError("removing "+drive, err)
+		}
 	}
 	if !died {
 		return nil
@@ -69,7 +71,11 @@ func (e *Engine) Heal(ctx context.Context) []string {
 // the others.
 func (e *Engine) healOthers(ctx context.Context, except string) []string {
 	var healed []string
-	for _, name := range e.Records.Names() {
+	names, err := e.Records.Names()
+	if err != nil {
+		e.Log.Warn("cleaning up", "error", err)
+	}
+	for _, name := range names {
 		if name != except && e.needsHealing(name) && e.healOne(ctx, name) {
 			healed = append(healed, name)
 		}

@@ -14,7 +14,11 @@ func (e *Engine) Kernels(ctx context.Context) ([]KernelInfo, error) {
 		return nil, err
 	}
 	users := map[string]int{}
-	for _, name := range e.Records.Names() {
+	names, err := e.Records.Names()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
 		if rec, err := e.Records.Load(name); err == nil && rec.KernelID != "" {
 			users[rec.KernelID]++
 		}
@@ -51,13 +55,4 @@ func kernelInfo(k kernel.Kernel) KernelInfo {
 		}
 	}
 	return info
-}
-
-// Images lists what `up` can boot.
-func (e *Engine) Images(context.Context) ([]ImageInfo, error) {
-	var out []ImageInfo
-	for _, i := range e.ImageStore.List() {
-		out = append(out, ImageInfo{Name: i.Name, Description: i.Description, Builder: i.Builder, ID: i.ID, Cached: i.Path != "", Size: i.Used()})
-	}
-	return out, nil
 }

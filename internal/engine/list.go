@@ -17,13 +17,20 @@ import (
 	"github.com/mvmctl/mvmctl/internal/process"
 )
 
-// Names returns all machines' names, sorted, for completion. It reads no record.
-func (e *Engine) Names(context.Context) []string { return e.Records.Names() }
+// Names returns all machines' names, sorted, for completion: none when they cannot be read. It
+// reads no record.
+func (e *Engine) Names(context.Context) []string {
+	names, _ := e.Records.Names()
+	return names
+}
 
 // List returns all machines, sorted by name, with the truth about each. It starts and changes
 // nothing.
-func (e *Engine) List(context.Context) ([]machine.View, error) {
-	names := e.Records.Names()
+func (e *Engine) List(ctx context.Context) ([]machine.View, error) {
+	names, err := e.Records.Names()
+	if err != nil {
+		return nil, err
+	}
 	views := make([]machine.View, len(names))
 	var wg sync.WaitGroup
 	var next atomic.Int64
@@ -32,7 +39,7 @@ func (e *Engine) List(context.Context) ([]machine.View, error) {
 			for i := int(next.Add(1)) - 1; i < len(names); i = int(next.Add(1)) - 1 {
 				rec, err := e.Records.Load(names[i])
 				if machine.CodeOf(err) != "machine.not_found" {
-					views[i] = e.view(names[i], rec, err)
+					views[i] = e.view(ctx, names[i], rec, err)
 				}
 			}
 		})
@@ -43,7 +50,7 @@ func (e *Engine) List(context.Context) ([]machine.View, error) {
 }
 
 // view puts record, status and lock together.
-func (e *Engine) view(name string, rec machine.Record, err error) machine.View {
+func (e *Engine) view(ctx context.Context, name string, rec machine.Record, err error) machine.View {
 	v := machine.View{Record: rec, Dir: e.Paths.Machine(name, "").Dir}
 	if err != nil {
 		v.Name, v.State, v.Problem = name, machine.StateCorrupt, err.Error()
@@ -66,17 +73,20 @@ func (e *Engine) view(name string, rec machine.Record, err error) machine.View {
 			v.State = machine.StateStarting
 		}
 	case e.Locks.Alive(name):
+		if st == nil {
+			st = e.askStatus(ctx, rec)
+			v.Status = st
+		}
 		v.State = machine.StateStarting
 		if st != nil {
-			v.State = st.State
+			v.State, v.Problem = st.State, st.Problem
 		}
+	case st == nil && rec.Intent == machine.IntentStarting:
+		v.State, v.Problem = machine.StateCreated, "its start was interrupted; `mvmctl up` starts it again"
 	case st == nil && rec.Generation == 0:
 		v.State = machine.StateCreated
 	case st == nil:
-		v.State = machine.StateCreated
-		if rec.Intent == machine.IntentStarting {
-			v.Problem = "its start was interrupted; `mvmctl up` starts it again"
-		}
+		v.State, v.Problem = machine.StateFailed, "how its last run ended is not known: its status is missing or damaged"
 	default:
 		v.State, v.Problem = machine.StateCrashed, "its supervisor was killed; the next command cleans up"
 		if boot, err := process.BootID(); err == nil && st.Supervisor.BootID != boot {
@@ -86,6 +96,26 @@ func (e *Engine) view(name string, rec machine.Record, err error) machine.View {
 	return v
 }
 
+// askTime is how long a supervisor may take to say what it is doing.
+const askTime = time.Second
+
+// askStatus asks a living supervisor for the status that its file does not tell: it has not been
+// written yet, and then there is nobody to answer, or it is damaged. nil when there is no answer.
+func (e *Engine) askStatus(ctx context.Context, rec machine.Record) *machine.Status {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	c, err := e.Supervisors.Connect(ctx, e.places(rec).Control())
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	st, err := c.Status(ctx)
+	if err != nil || st.Generation != rec.Generation {
+		return nil
+	}
+	return &st
+}
+
 // Inspect returns everything known about one machine.
 func (e *Engine) Inspect(ctx context.Context, name string) (Detail, error) {
 	rec, err := e.Records.Load(name)
@@ -93,7 +123,7 @@ func (e *Engine) Inspect(ctx context.Context, name string) (Detail, error) {
 		return Detail{}, err
 	}
 	p := e.places(rec)
-	d := Detail{View: e.view(name, rec, nil), Files: map[string]string{
+	d := Detail{View: e.view(ctx, name, rec, nil), Files: map[string]string{
 		"guest_log": p.GuestLog(), "console_log": p.ConsoleLog(), "vmm_log": p.VMMLog(), "supervisor_log": p.SupervisorLog(), "disk": p.Upper(),
 	}}
 	if n, err := disk.UsedBytes(p.Upper()); err == nil {
@@ -118,7 +148,10 @@ func (e *Engine) Inspect(ctx context.Context, name string) (Detail, error) {
 		if st, err := agentclient.NewClient(c.Agent()).Status(ctx); err == nil {
 			d.Agent = &st
 		} else {
-			d.Problem = "its agent does not answer: " + err.Error()
+			if d.Problem != "" {
+				d.Problem += "; "
+			}
+			d.Problem += "its agent does not answer: " + err.Error()
 		}
 	}
 	d.Memory = memoryOf(d.Status)

@@ -35,7 +35,8 @@ func (e *Engine) namePortHolder(err error, wanted []machine.Port) error {
 	if !ok || known.Code != "port.in_use" {
 		return err
 	}
-	for _, name := range e.Records.Names() {
+	names, _ := e.Records.Names() // only for a better message
+	for _, name := range names {
 		st := e.Records.Status(name)
 		if st == nil || !st.State.Live() || !e.Locks.Alive(name) {
 			continue

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -30,13 +29,14 @@ func Identify(pid int) (machine.Process, error) {
 	return machine.Process{Pid: pid, Start: uint64(started.Sec)*1e6 + uint64(started.Usec), BootID: boot}, nil
 }
 
-// BootID returns the time of the host's last boot, which no two boots share.
+// BootID returns what the kernel makes anew at each boot. kern.boottime would not do: it moves
+// when the clock is set.
 func BootID() (string, error) {
-	tv, err := unix.SysctlTimeval("kern.boottime")
+	id, err := unix.Sysctl("kern.bootsessionuuid")
 	if err != nil {
-		return "", fmt.Errorf("reading kern.boottime: %w", err)
+		return "", fmt.Errorf("reading kern.bootsessionuuid: %w", err)
 	}
-	return strconv.FormatInt(tv.Sec, 10), nil
+	return id, nil
 }
 
 // Kill ends exactly this process with SIGKILL and waits until it is gone or ctx ends. macOS has

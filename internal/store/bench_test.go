@@ -25,7 +25,11 @@ func BenchmarkListOf100(b *testing.B) {
 		}
 	}
 	for b.Loop() {
-		for _, name := range s.Names() {
+		names, err := s.Names()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, name := range names {
 			if _, err := s.Load(name); err != nil {
 				b.Fatal(err)
 			}

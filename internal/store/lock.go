@@ -161,44 +161,64 @@ func (l *Lock) Remove() {
 // Alive reports whether a supervisor of the named machine is alive: whether somebody holds the
 // lock that only a supervisor holds.
 func (s *Store) Alive(name string) bool {
-	f, err := os.Open(s.paths.Machine(name, "").Alive())
-	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist) // not known: the dead are cleaned up after, so say alive
+	path := s.paths.Machine(name, "").Alive()
+	for {
+		f, err := os.Open(path)
+		if err != nil {
+			return !errors.Is(err, fs.ErrNotExist) // not known: the dead are cleaned up after, so say alive
+		}
+		// A shared lock, so that two who only look do not see each other.
+		free := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil
+		same := true
+		if free {
+			same, err = isStill(f, path)
+		}
+		_ = f.Close()
+		if err != nil || !free {
+			return true
+		}
+		if same {
+			return false
+		} // otherwise a start has replaced it while we looked
 	}
-	defer func() { _ = f.Close() }()
-	// A shared lock, so that two who only look do not see each other.
-	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
 }
 
 // TakeAlive takes the lock that proves a supervisor alive, to be inherited by the supervisor
 // process: the lock belongs to the open file, so there is no moment between the two in which
 // nobody holds it. machine.running when it is taken already.
+//
+// Each start has a lock file of its own: who waits for the end of an earlier supervisor waits
+// on that one's file, and is not kept waiting by the next. The caller holds the machine's lock.
 func (s *Store) TakeAlive(name string) (*os.File, error) {
 	path := s.paths.Machine(name, "").Alive()
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	old, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, paths.WriteError("locking machine "+name, err)
 	}
+	defer func() { _ = old.Close() }()
 	// Somebody who only looks holds a shared lock for some microseconds.
 	for range 200 {
-		err = flock(f)
+		err = flock(old)
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			break
 		}
 		<-time.After(lockPoll)
 	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, machine.Errorf("machine.running", "`mvmctl down "+name+"` stops it", "machine %q is running already", name)
+	}
 	if err != nil {
-		_ = f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, machine.Errorf("machine.running", "`mvmctl down "+name+"` stops it", "machine %q is running already", name)
-		}
 		return nil, fmt.Errorf("locking machine %s: %w", name, err)
+	}
+	f, err := replaceLocked(path)
+	if err != nil {
+		return nil, paths.WriteError("locking machine "+name, err)
 	}
 	return f, nil
 }
 
-// WaitDead returns once no supervisor of the named machine is alive, or when ctx ends. It
-// needs no poll: it waits for the lock itself.
+// WaitDead returns once the supervisor of the named machine that is alive now is no more, or
+// when ctx ends; at once when none is. It needs no poll: it waits for the lock itself.
 func (s *Store) WaitDead(ctx context.Context, name string) error {
 	f, err := os.Open(s.paths.Machine(name, "").Alive())
 	if errors.Is(err, fs.ErrNotExist) {

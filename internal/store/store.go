@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
 
 	"github.com/mvmctl/mvmctl/internal/fault"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -23,17 +22,11 @@ import (
 // any number of processes.
 type Store struct {
 	paths paths.Paths
+	buffers
 }
 
 // New returns the store below p. It touches no file.
 func New(p paths.Paths) *Store { return &Store{paths: p} }
-
-// Entry is one machine as List finds it: a record, or the error that reading it gave.
-type Entry struct {
-	Name   string
-	Record machine.Record
-	Err    error // a *machine.Error with code state.corrupt or state.newer
-}
 
 // Prepare makes the folders below which records live, private to their owner.
 func (s *Store) Prepare() error {
@@ -53,7 +46,7 @@ func (s *Store) Load(name string) (machine.Record, error) {
 	}
 	m := s.paths.Machine(name, "")
 	var rec machine.Record
-	err := readState(m.Record(), "record", machine.RecordSchema, &rec)
+	err := s.readState(m.Record(), "record", machine.RecordSchema, &rec)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, statErr := os.Lstat(m.Dir); statErr == nil {
@@ -88,7 +81,8 @@ func corrupt(name, dir string, err error) error {
 
 func (s *Store) notFound(name string) error {
 	e := machine.Errorf("machine.not_found", "`mvmctl ls` lists the machines", "there is no machine %q", name)
-	if near := machine.Nearest(name, s.Names()); near != "" {
+	known, _ := s.Names() // only for a suggestion
+	if near := machine.Nearest(name, known); near != "" {
 		e.Remedy = fmt.Sprintf("did you mean %q? `mvmctl ls` lists the machines", near)
 	}
 	return e
@@ -110,11 +104,15 @@ func (s *Store) Save(rec machine.Record) error {
 	return writeState(m.Record(), "record", machine.RecordSchema, rec, true)
 }
 
-// Names returns all machines' names, sorted, without reading any record.
-func (s *Store) Names() []string {
+// Names returns all machines' names, sorted, without reading any record. A state directory that
+// was never made has none; one that cannot be read is an error, since it may have any number.
+func (s *Store) Names() ([]string, error) {
 	dirents, err := os.ReadDir(s.paths.Machines())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil
+		return nil, machine.Errorf("state.unreadable", "make it readable, or choose another with MVM_STATE_DIR", "listing the machines: %w", err)
 	}
 	names := make([]string, 0, len(dirents))
 	for _, d := range dirents {
@@ -122,31 +120,14 @@ func (s *Store) Names() []string {
 			names = append(names, d.Name())
 		}
 	}
-	sort.Strings(names)
-	return names
-}
-
-// List returns all machines, sorted by name. One that cannot be read does not hide the others.
-func (s *Store) List() ([]Entry, error) {
-	if _, err := os.Stat(s.paths.Machines()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listing machines: %w", err)
-	}
-	var entries []Entry
-	for _, name := range s.Names() {
-		rec, err := s.Load(name)
-		if machine.CodeOf(err) == "machine.not_found" {
-			continue // removed while we looked
-		}
-		entries = append(entries, Entry{Name: name, Record: rec, Err: err})
-	}
-	return entries, nil
+	return names, nil // os.ReadDir has sorted them
 }
 
 // Status returns the supervisor's last word about the machine, or nil when there is none that
 // can be read.
 func (s *Store) Status(name string) *machine.Status {
 	var st machine.Status
-	if err := readState(s.paths.Machine(name, "").Status(), "status", machine.RecordSchema, &st); err != nil {
+	if err := s.readState(s.paths.Machine(name, "").Status(), "status", machine.RecordSchema, &st); err != nil {
 		return nil
 	}
 	return &st
@@ -154,8 +135,20 @@ func (s *Store) Status(name string) *machine.Status {
 
 // SaveStatus writes the machine's status, all or nothing. It is not synced: after a power cut
 // no supervisor is alive and the status is not believed.
+//
+// On a full disk, which is when it matters what `ls` says, the bytes of the old status are used
+// again. Whoever reads meanwhile finds a damaged one and asks the supervisor.
 func (s *Store) SaveStatus(name string, st machine.Status) error {
-	return writeState(s.paths.Machine(name, "").Status(), "status", machine.RecordSchema, st, false)
+	path := s.paths.Machine(name, "").Status()
+	err := writeState(path, "status", machine.RecordSchema, st, false)
+	if machine.CodeOf(err) != "limit.disk" {
+		return err
+	}
+	data, encodeErr := encodeState("status", machine.RecordSchema, st)
+	if encodeErr != nil || overwrite(path, data) != nil {
+		return err
+	}
+	return nil
 }
 
 // Delete removes the machine's folder and everything in it, the record last but one, the

@@ -29,6 +29,10 @@ func TestAFullDiskLosesNothing(t *testing.T) {
 	if err := s.Save(rec); err != nil {
 		t.Fatal(err)
 	}
+	st := machine.Status{State: machine.StateRunning, Generation: 3}
+	if err := s.SaveStatus("web", st); err != nil {
+		t.Fatal(err)
+	}
 	fill, err := os.Create(dir + "/fill")
 	if err != nil {
 		t.Fatal(err)
@@ -43,6 +47,14 @@ func TestAFullDiskLosesNothing(t *testing.T) {
 	err = s.Save(rec)
 	if machine.CodeOf(err) != "limit.disk" || !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("Save on a full disk: %v, want limit.disk", err)
+	}
+	// What a supervisor says of it has to be readable all the same.
+	st.Problem = "the host's disk is full"
+	if err := s.SaveStatus("web", st); err != nil {
+		t.Errorf("SaveStatus on a full disk: %v", err)
+	}
+	if got := s.Status("web"); got == nil || got.Problem != st.Problem {
+		t.Errorf("the status after it: %+v", got)
 	}
 	got, err := s.Load("web")
 	if err != nil || got.Generation != 3 {

@@ -1,14 +1,17 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -115,9 +118,14 @@ func TestEveryCutAndFlipOfARecordIsFound(t *testing.T) {
 	check("trailing data", append(append([]byte(nil), whole...), "{}"...))
 	check("other kind", []byte(strings.Replace(string(whole), `"record"`, `"status"`, 1)))
 	check("huge", make([]byte, maxState+2))
-	entries, err := s.List()
-	if err != nil || len(entries) != 2 || entries[1].Name != "good" || entries[1].Err != nil || machine.CodeOf(entries[0].Err) != "state.corrupt" {
-		t.Errorf("List: %+v, %v", entries, err)
+	if _, err := s.Load("bad"); machine.CodeOf(err) != "state.corrupt" {
+		t.Errorf("Load: %v, want state.corrupt", err)
+	}
+	if names, err := s.Names(); err != nil || !cmp.Equal(names, []string{"bad", "good"}) {
+		t.Errorf("Names: %v, %v: one that cannot be read must not hide the others", names, err)
+	}
+	if _, err := s.Load("good"); err != nil {
+		t.Errorf("Load after all that: %v", err)
 	}
 }
 
@@ -169,7 +177,7 @@ func TestGoldenRecordsLoad(t *testing.T) {
 	}
 	for _, f := range files {
 		var rec machine.Record
-		if err := readOne(f, "record", machine.RecordSchema, &rec); err != nil {
+		if err := new(buffers).readOne(f, "record", machine.RecordSchema, &rec); err != nil {
 			t.Errorf("%s: %v", f, err)
 		} else if rec.Name == "" || rec.ID == "" || rec.Spec.Image == "" {
 			t.Errorf("%s: lost its content: %+v", f, rec)
@@ -297,11 +305,123 @@ func TestTheAliveLockPassesToAChild(t *testing.T) {
 	}
 }
 
+// Each start has a lock of its own: who waits for the end of one supervisor is not kept waiting
+// by the next one, however quickly that comes.
+func TestTheNextStartKeepsNobodyWaiting(t *testing.T) {
+	s, p := newStore(t)
+	if err := s.Save(record("web")); err != nil {
+		t.Fatal(err)
+	}
+	first, err := s.TakeAlive("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting, err := os.Open(p.Machine("web", "").Alive()) // as WaitDead has it open while it waits
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+	_ = first.Close()
+	next, err := s.TakeAlive("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if err := syscall.Flock(int(waiting.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+		t.Errorf("who waits for the first supervisor still waits while the next one lives: %v", err)
+	}
+	if !s.Alive("web") {
+		t.Error("the next one is not alive")
+	}
+	left, err := filepath.Glob(p.Machine("web", "").Dir + "/.alive*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// A state directory that cannot be read is not the same as one without machines.
+func TestAnUnreadableStateDirectoryIsNotEmpty(t *testing.T) {
+	dir := t.TempDir()
+	s := New(paths.Paths{State: dir})
+	if names, err := s.Names(); err != nil || len(names) != 0 {
+		t.Errorf("before anything was made: %v, %v", names, err)
+	}
+	if err := os.WriteFile(dir+"/machines", nil, 0o600); err != nil { // also root cannot list a file
+		t.Fatal(err)
+	}
+	if names, err := s.Names(); machine.CodeOf(err) != "state.unreadable" {
+		t.Errorf("Names: %v, %v; want state.unreadable", names, err)
+	}
+}
+
+// What a killed writer left is removed by the next one; what somebody alive is writing is not.
+func TestTemporariesOfTheDeadGo(t *testing.T) {
+	s, p := newStore(t)
+	if err := s.Save(record("web")); err != nil {
+		t.Fatal(err)
+	}
+	dead := exec.CommandContext(t.Context(), "true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	dir := p.Machine("web", "").Dir
+	file := func(base string, pid int) string { return fmt.Sprintf("%s/.%s.%d-123", dir, base, pid) }
+	gone := []string{file("record.json", dead.Process.Pid), file("status.json", dead.Process.Pid), file("alive.lock", dead.Process.Pid)}
+	stay := []string{file("record.json", os.Getpid()), file("record.json", os.Getppid())}
+	for _, f := range append(gone, stay...) {
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Save(record("web")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SaveStatus("web", machine.Status{}); err != nil {
+		t.Fatal(err)
+	}
+	alive, err := s.TakeAlive("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alive.Close()
+	for _, f := range gone {
+		if _, err := os.Lstat(f); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there (%v)", f, err)
+		}
+	}
+	for _, f := range stay {
+		if _, err := os.Lstat(f); err != nil {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
+
+func TestAFileSystemWithoutHardLinksWillDo(t *testing.T) {
+	for _, e := range []error{syscall.EPERM, syscall.EMLINK, syscall.ENOTSUP, syscall.ENOSYS} {
+		if err := (&os.LinkError{Op: "link", Err: e}); !noHardLinks(err) {
+			t.Errorf("%v stops a record from being written", err)
+		}
+	}
+	for _, e := range []error{syscall.ENOSPC, syscall.EROFS, syscall.EIO} {
+		if err := (&os.LinkError{Op: "link", Err: e}); noHardLinks(err) {
+			t.Errorf("%v is taken for a missing feature", err)
+		}
+	}
+}
+
 func FuzzDecodeState(f *testing.F) {
 	f.Add([]byte(`{"kind":"record","schema":1,"sha256":"","body":{}}`))
 	f.Add([]byte(`{"kind":"record","schema":9,"body":null}`))
 	f.Add([]byte("{"))
+	f.Add([]byte(`{"kind":"record","schema":1,"sha256":"ab12"`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		// The quick way to decode a head may refuse, but never differ from the general one.
+		if quick, ok := plainHead(data); ok {
+			var env envelope
+			if err := strictDecode(append(bytes.Clone(data), '}'), &env); err != nil || !cmp.Equal(quick, env) {
+				t.Errorf("%q: quickly %+v, else %+v, %v", data, quick, env, err)
+			}
+		}
 		var rec machine.Record
 		if err := decodeState(data, "record", machine.RecordSchema, &rec); err == nil && !strings.Contains(string(data), `"`) {
 			t.Errorf("accepted %q", data)
