@@ -7,10 +7,12 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/mvmctl/mvmctl/internal/build"
 	"github.com/mvmctl/mvmctl/internal/cli"
 	"github.com/mvmctl/mvmctl/internal/config"
 	"github.com/mvmctl/mvmctl/internal/doctor"
 	"github.com/mvmctl/mvmctl/internal/engine"
+	"github.com/mvmctl/mvmctl/internal/image"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
 )
@@ -25,6 +27,7 @@ func deps() cli.Deps {
 			}
 			return e, nil
 		},
+		Builder:    newBuilder,
 		Doctor:     host,
 		UserConfig: userConfig,
 		Version:    cli.VersionInfo{Version: version, Components: components},
@@ -42,6 +45,17 @@ func newEngine() (*engine.Engine, paths.Paths, error) {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	return engine.New(parts(p, log)), p, nil
+}
+
+func newBuilder(config.Config) (cli.Builder, error) {
+	p, err := paths.Find(os.Getenv, os.Geteuid())
+	if err != nil {
+		return nil, err
+	}
+	return &build.Builder{
+		Images: image.New(p.Cache), Blobs: filepath.Join(p.Cache, "blobs"), Work: filepath.Join(p.Cache, "work"),
+		Version: version, Environ: os.Environ(),
+	}, nil
 }
 
 func userConfig() (string, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -20,7 +21,7 @@ import (
 // process, which handed over the request on standard input, the pipe for events and the locked
 // file that proves this process alive.
 func supervise(p paths.Paths) error {
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	log := newLog(os.Stderr)
 	events := os.NewFile(supervisor.EventsFD, "events")
 	alive := os.NewFile(supervisor.AliveFD, "alive")
 	if events == nil || alive == nil {
@@ -42,8 +43,14 @@ func supervise(p paths.Paths) error {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	catch(syscall.SIGHUP, syscall.SIGPIPE)
 
+	places := p.Machine(req.Boot.Name, req.Boot.ID)
+	if w, err := supervisor.OpenLog(places.SupervisorLog(), int(os.Stdout.Fd()), int(os.Stderr.Fd())); err != nil {
+		log.Warn("the log will not be bounded", "error", err)
+	} else {
+		log = newLog(w)
+	}
 	all := parts(p, log)
 	d, err := driverNamed(all.Drivers, req.Boot.Driver)
 	if err != nil {
@@ -51,13 +58,23 @@ func supervise(p paths.Paths) error {
 	}
 	st := store.New(p)
 	err = supervisor.Run(ctx, supervisor.Options{
-		Request: req, Driver: d, Places: p.Machine(req.Boot.Name, req.Boot.ID), Build: version,
+		Request: req, Driver: d, Places: places, Build: version,
 		SaveStatus: func(s machine.Status) error { return st.SaveStatus(req.Boot.Name, s) },
 		Events:     events, Log: log,
 	})
 	// The lock falls free with the process itself, except for a machine that goes with it.
 	engine.New(all).RemoveEnded(context.WithoutCancel(ctx), req.Boot.Name, req.Boot.Generation, func() { _ = alive.Close() })
 	return err
+}
+
+// catch makes signals do nothing to this process. They are not ignored: the programs that it
+// starts would inherit that, and under a backend without a virtual machine the guest's too.
+func catch(sigs ...os.Signal) {
+	signal.Notify(make(chan os.Signal, 1), sigs...) // nobody reads; what does not fit is dropped
+}
+
+func newLog(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
 func driverNamed(ds []driver.Driver, name string) (driver.Driver, error) {

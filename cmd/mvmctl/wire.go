@@ -15,6 +15,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/paths"
 	"github.com/mvmctl/mvmctl/internal/store"
 	"github.com/mvmctl/mvmctl/internal/supervisor"
+	"github.com/mvmctl/mvmctl/internal/volume"
 )
 
 // superviseCommand is the hidden command that makes this program a machine's supervisor.
@@ -26,7 +27,7 @@ func parts(p paths.Paths, log *slog.Logger) engine.Parts {
 	st := store.New(p)
 	e := engine.Parts{
 		Paths: p, Records: st, Locks: locks{st}, Supervisors: supervisors{},
-		KernelStore: kernel.New(p.Cache), ImageStore: image.New(p.Cache),
+		KernelStore: kernel.New(p.Cache), ImageStore: image.New(p.Cache), VolumeStore: volume.New(p.Data),
 		Agent: func(ctx context.Context) (string, string, error) {
 			return agentbin.Extract(ctx, p.Cache, agentbin.Options{Override: os.Getenv("MVM_AGENT")})
 		},

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
+	"strings"
 	"time"
 )
 
@@ -27,9 +29,23 @@ type Config struct {
 	Main     *Main             `json:"main,omitempty"`
 	Services []Service         `json:"services,omitempty"`
 	Checks   []Check           `json:"checks,omitempty"`
+	Mounts   []Mount           `json:"mounts,omitempty"`
 	Access   Access            `json:"access"`
 
 	ConsoleIdle Duration `json:"console_idle,omitempty"` // 0: ConsoleIdle
+}
+
+// Mount is one volume of the machine.
+type Mount struct {
+	Serial   string `json:"serial"`          // of its drive
+	Path     string `json:"path"`            // absolute
+	Entry    string `json:"entry,omitempty"` // mount only this file of the drive's root
+	ReadOnly bool   `json:"read_only,omitempty"`
+	// Memory copies what the drive holds to a file system in memory and lets go of the drive.
+	Memory bool `json:"memory,omitempty"`
+	// Keep marks a drive that outlives the machine: when it is empty, what the image has at
+	// Path is copied to it first, owners included.
+	Keep bool `json:"keep,omitempty"`
 }
 
 // User is an account that the agent makes sure exists.
@@ -181,6 +197,14 @@ func (c *Config) check() error {
 		return fmt.Errorf("more than %d services or checks", MaxServices)
 	case c.Main != nil && len(c.Main.Args) == 0:
 		return fmt.Errorf("main program has no command")
+	}
+	if len(c.Mounts) > MaxMounts {
+		return fmt.Errorf("more than %d mounts", MaxMounts)
+	}
+	for _, m := range c.Mounts {
+		if !path.IsAbs(m.Path) || path.Clean(m.Path) != m.Path || m.Path == "/" || m.Serial == "" || strings.ContainsRune(m.Entry, '/') {
+			return fmt.Errorf("mount %q of drive %q", m.Path, m.Serial)
+		}
 	}
 	for _, s := range c.Services {
 		if s.Name == "" || len(s.Args) == 0 {

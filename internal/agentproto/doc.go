@@ -28,6 +28,7 @@ const (
 	MaxEnv          = 4096      // environment entries of one process
 	MaxLogLine      = 16 << 10  // bytes of one log entry's text; longer lines are split
 	MaxServices     = 256       // services and checks of one machine, each
+	MaxMounts       = 32        // volumes of one machine
 	MaxPendingConns = 16        // handshakes under way at once in the guest
 	StdinWindow     = 256 << 10 // bytes of RecStdin a host may send ahead of RecCredit
 	MaxLine         = 256 << 10 // bytes of one JSON line of events, logs and changes
@@ -47,6 +48,6 @@ const (
 	GuestBin     = "/run/mvm/bin"       // the user land: one link per command
 	GuestAgent   = "/run/mvm/mvm-agent" // the agent binary, read-only
 	ConfigFile   = "config.json"        // on the config drive
-	UpperDir     = "/run/mvm/upper"     // overlay upper directory, root only
+	UpperDir     = "/run/mvm/upper"     // folder of mode 0700 around the disks; the overlay's upper directory is disk/upper in it
 	SecretsMount = "/run/mvm/secrets"   // tmpfs with what the secrets drive carried
 )

@@ -43,16 +43,21 @@ func table() map[string]row {
 		"audit":       host(1),
 		"trust":       host(1),
 		"fault":       host(1),
+		"flock":       host(1),
 		"network":     host(1, "machine"),
 		"jailer":      host(1, "machine"),
 		"control":     host(1, "machine"),
 		"process":     host(1, "machine"),
 		"agentclient": host(1, "agentproto"),
+		"layer":       host(1, "machine", "disk"),
 
 		// 2 state
 		"store":    host(2, "machine", "paths", "fault"),
-		"image":    host(2, "machine", "paths", "trust", "disk"),
-		"kernel":   host(2, "machine", "paths", "trust", "disk"),
+		"image":    host(2, "machine", "agentproto", "paths", "trust", "disk", "flock", "fault"),
+		"kernel":   host(2, "machine", "paths", "trust", "disk", "flock"),
+		"oci":      host(2, "machine", "paths", "flock"),
+		"catalog":  host(2, "machine"),
+		"volume":   host(2, "machine", "paths", "disk", "flock"),
 		"initrd":   host(2, "machine", "paths", "trust", "disk", "kernel"),
 		"agentbin": host(2, "machine"),
 
@@ -68,10 +73,10 @@ func table() map[string]row {
 			"paths", "image", "kernel", "initrd", "agentbin", "agentproto", "agentclient"),
 
 		// 4 work
-		"build": host(4, "disk", "image", "trust"),
+		"build": host(4, "machine", "agentproto", "paths", "disk", "image", "layer", "oci", "nix", "trust", "flock", "fault"),
 		"supervisor": host(4, "machine", "paths", "driver", "control", "agentclient", "agentproto",
 			"forward", "process", "network", "audit", "fault"),
-		"engine": host(4, "machine", "paths", "image", "kernel", "initrd", "agentbin", "disk", "secret",
+		"engine": host(4, "machine", "paths", "image", "layer", "volume", "kernel", "initrd", "agentbin", "disk", "secret",
 			"driver", "agentclient", "agentproto", "process", "audit", "fault"),
 		"doctor": host(4),
 
@@ -156,6 +161,8 @@ func backendTextAllowed() map[string]string {
 	return map[string]string{
 		"cli":    "flag help and examples",
 		"doctor": "what to install and how",
+		"image":  "names of images begin with a registry's host",
+		"oci":    "sources are named as the programs that made them are, and remedies name those",
 	}
 }
 

@@ -82,8 +82,50 @@ func (a *app) completeImages(cmd *cobra.Command, args []string, prefix string) (
 		return out, cobra.ShellCompDirectiveNoFileComp
 	}
 	for _, i := range images {
-		if strings.HasPrefix(i.Name, prefix) && machine.CheckName(i.Name) == nil {
-			out = append(out, i.Name)
+		for _, n := range i.Names {
+			if strings.HasPrefix(n, prefix) {
+				out = append(out, n)
+			}
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeVolumes completes volumes' names.
+func (a *app) completeVolumes(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	var out []string
+	eng, err := a.settledEngine()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	list, err := eng.Volumes(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	for _, v := range list {
+		if strings.HasPrefix(v.Name, prefix) && !slices.Contains(args, v.Name) {
+			out = append(out, v.Name)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeStored completes images of the store, by name.
+func (a *app) completeStored(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	var out []string
+	eng, err := a.settledEngine()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	list, err := eng.Images(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	for _, i := range list {
+		for _, n := range i.Names {
+			if strings.HasPrefix(n, prefix) && !slices.Contains(args, n) {
+				out = append(out, n)
+			}
 		}
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp

@@ -21,10 +21,13 @@ func (a *app) cpCommand() *cobra.Command {
 		Short: "Copy files to or from a running machine",
 		Long: `Copy a file or a folder between this host and a running machine. One side is
 NAME:PATH. As with docker cp, a destination that is a folder takes the source below its
-own name. "-" is a tar stream on standard input or output. A local path with a colon
-is written ./a:b.`,
+own name; a source that ends in /. is what is in that folder. What comes into the machine
+is root's. "-" is a tar stream on standard input or output. A local path with a colon is
+written ./a:b. Devices, sockets and FIFOs are left out: the rest is copied, and the exit
+code says that something is missing.`,
 		Example: `  mvmctl cp notes.txt web:/tmp/
   mvmctl cp web:/var/log ./logs
+  mvmctl cp site/. web:/srv/www/
   tar c src | mvmctl cp - web:/srv
   mvmctl cp web:/etc - | tar t`,
 		Args:              copyArgs,
@@ -92,13 +95,16 @@ func (a *app) cp(ctx context.Context, src, dst string, o cpOptions) error {
 }
 
 // local makes a local path mean the same in the engine, which knows the process's working
-// directory only. A trailing slash keeps its meaning.
+// directory only. A slash, or a slash and a dot, at the end keeps its meaning.
 func (a *app) local(p string) string {
 	if a.io.Dir == "" || p == "-" || machineSide(p) != "" || filepath.IsAbs(p) {
 		return p
 	}
 	abs := filepath.Join(a.io.Dir, p)
-	if strings.HasSuffix(p, "/") {
+	switch {
+	case p == "." || strings.HasSuffix(p, "/."):
+		abs += "/."
+	case strings.HasSuffix(p, "/"):
 		abs += "/"
 	}
 	return abs

@@ -175,20 +175,26 @@ kernels stay.`,
 	return cmd
 }
 
-// confirmAll asks before everything is deleted; without a terminal there is nobody to ask.
+// confirmAll asks before everything is deleted.
 func (a *app) confirmAll(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
+	return a.confirm("mvmctl rm --all --force", fmt.Sprintf("Delete all %d machines and their disks?", len(names)))
+}
+
+// confirm asks before something is deleted for good; without a terminal there is nobody to ask,
+// and forced is the command that does it without.
+func (a *app) confirm(forced, question string) error {
 	if !a.terminal(a.io.In) || !a.terminal(a.io.Err) {
-		return machine.Usagef("usage.confirm", "mvmctl rm --all --force", "deleting all %d machines needs --force here: there is no terminal to ask", len(names))
+		return machine.Usagef("usage.confirm", forced, "deleting this needs --force here: there is no terminal to ask %s", quoted(question))
 	}
-	yes, err := ui.Confirm(a.io.In, a.io.Err, fmt.Sprintf("Delete all %d machines and their disks?", len(names)))
+	yes, err := ui.Confirm(a.io.In, a.io.Err, question)
 	if err != nil {
 		return err
 	}
 	if !yes {
-		return machine.Errorf("cancelled", "answer y to delete them", "nothing was deleted")
+		return machine.Errorf("cancelled", "answer y to delete", "nothing was deleted")
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"io"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/engine"
@@ -14,6 +15,8 @@ type Engine interface {
 	queries
 	guest
 	assets
+	volumes
+	images
 }
 
 type lifecycle interface {
@@ -45,6 +48,24 @@ type assets interface {
 	FetchKernel(ctx context.Context, progress func(engine.Progress)) (engine.KernelInfo, error)
 	Images(ctx context.Context) ([]engine.ImageInfo, error)
 	Backends(ctx context.Context) []engine.Backend
+}
+
+type volumes interface {
+	Volumes(ctx context.Context) ([]engine.VolumeInfo, error)
+	Volume(ctx context.Context, name string) (engine.VolumeInfo, error)
+	CreateVolume(ctx context.Context, name string, size int64) error
+	RemoveVolume(ctx context.Context, name string) error
+}
+
+type images interface {
+	Commit(ctx context.Context, name, image string) (engine.ImageDetail, error)
+	Reset(ctx context.Context, name string) error
+	Image(ctx context.Context, name string) (engine.ImageDetail, error)
+	TagImage(ctx context.Context, image, name string) error
+	RemoveImage(ctx context.Context, name string, force bool) error
+	ExportImage(ctx context.Context, name, format, to string, w io.Writer) error
+	PruneImages(ctx context.Context, all, dryRun bool) (engine.PrunedImages, error)
+	VerifyImages(ctx context.Context, names []string, each func(engine.ImageInfo, error)) error
 }
 
 var _ Engine = (*engine.Engine)(nil)

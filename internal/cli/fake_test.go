@@ -18,6 +18,8 @@ import (
 // scripted is an engine that does what a test says and remembers what it was asked. A call
 // that the test did not script fails the test's command.
 type scripted struct {
+	Engine // what no test scripts panics
+
 	views   []machine.View
 	images  []engine.ImageInfo
 	kernels []engine.KernelInfo

@@ -150,3 +150,27 @@ func parsePorts(texts []string) ([]machine.Port, error) {
 	}
 	return out, machine.CheckPorts(out)
 }
+
+// parseVolumes reads several volumes. What is copied from the host is named by its full path,
+// so that the machine means the same when it is started from elsewhere.
+func (a *app) parseVolumes(texts []string) ([]machine.Volume, error) {
+	var out []machine.Volume
+	for _, t := range texts {
+		v, err := machine.ParseVolume(t)
+		if err != nil {
+			return nil, err
+		}
+		if v.Kind != machine.VolumeData {
+			abs, err := filepath.Abs(filepath.Join(a.io.Dir, v.Source))
+			if filepath.IsAbs(v.Source) {
+				abs, err = filepath.Clean(v.Source), nil
+			}
+			if err != nil {
+				return nil, machine.Usagef("input.volume", "write the full path", "finding %s: %w", quoted(v.Source), err)
+			}
+			v.Source = abs
+		}
+		out = append(out, v)
+	}
+	return out, machine.CheckVolumes(out)
+}

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,9 +16,10 @@ import (
 func (a *app) imageCommand() *cobra.Command {
 	return a.family(&cobra.Command{
 		Use: "image", GroupID: groupImages,
-		Short: "Images: list",
-		Long:  "Images are what `up` starts machines from. They are read-only and shared by all machines.",
-	}, a.imageListCommand())
+		Short: "Images: list, pull, import, export, info, tag, rm, prune, verify",
+		Long: `Images are what "up" starts machines from. They are read-only and shared by all
+machines: what a machine writes goes to a disk of its own.`,
+	}, a.imageListCommand(), a.imagePullCommand(), a.imageImportCommand(), a.imageExportCommand(), a.imageInfoCommand(), a.imageTagCommand(), a.imageRemoveCommand(), a.imagePruneCommand(), a.imageVerifyCommand())
 }
 
 func (a *app) imageListCommand() *cobra.Command {
@@ -37,7 +41,7 @@ func (a *app) imageListCommand() *cobra.Command {
 			if asJSON {
 				return ui.JSON(a.out, append([]engine.ImageInfo{}, list...))
 			}
-			t := ui.Table{Header: []string{"NAME", "ID", "SIZE", "CACHED", "DESCRIPTION"}}
+			t := ui.Table{Header: []string{"NAME", "ID", "BUILDER", "SIZE", "CACHED", "IN USE", "AGE"}}
 			for _, i := range list {
 				if quiet {
 					if _, err := fmt.Fprintln(a.out, ui.Line(i.Name)); err != nil {
@@ -45,11 +49,17 @@ func (a *app) imageListCommand() *cobra.Command {
 					}
 					continue
 				}
-				size := ""
+				row := []string{i.Name, shortID(i.ID), i.Builder, "", yes(i.Cached), strconv.Itoa(i.InUseBy), ""}
 				if i.Cached {
-					size = machine.FormatSize(i.Size)
+					row[3], row[6] = machine.FormatSize(i.Size), ui.Age(time.Since(i.Created))
 				}
-				t.Row(i.Name, shortID(i.ID), size, yes(i.Cached), i.Description)
+				t.Row(row...)
+				for _, n := range i.Names {
+					if n != i.Name {
+						row[0] = n
+						t.Row(row...)
+					}
+				}
 			}
 			if quiet {
 				return nil
@@ -60,4 +70,146 @@ func (a *app) imageListCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
+}
+
+func (a *app) imageInfoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "info IMAGE", Aliases: []string{"inspect"},
+		Short:             "Print everything about an image, as JSON",
+		Example:           "  mvmctl image info minimal",
+		Args:              exactly("IMAGE"),
+		ValidArgsFunction: a.completeStored,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			d, err := eng.Image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return ui.JSON(a.out, d)
+		},
+	}
+}
+
+func (a *app) imageTagCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "tag IMAGE NAME",
+		Short:             "Give an image one more name",
+		Long:              "Give an image one more name. A name that another image has is moved.",
+		Example:           "  mvmctl image tag web:1.2 web:stable",
+		Args:              exactly("IMAGE", "NAME"),
+		ValidArgsFunction: a.completeStored,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			return eng.TagImage(cmd.Context(), args[0], args[1])
+		},
+	}
+}
+
+func (a *app) imageRemoveCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm [flags] IMAGE...", Aliases: []string{"remove", "delete"},
+		Short: "Take names away, and delete images whose last name that was",
+		Long: `Take names away, and delete an image with its last name. An image from which a machine
+was made is refused: the machine's disk only has what differs from it.`,
+		Example:           "  mvmctl image rm web:1.2",
+		ValidArgsFunction: a.completeStored,
+		Args:              atLeastOne("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			return a.every(cmd.Context(), args, func(ctx context.Context, name string) error { return eng.RemoveImage(ctx, name, force) })
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also delete a damaged image")
+	return cmd
+}
+
+func (a *app) imagePruneCommand() *cobra.Command {
+	var all, dryRun, asJSON bool
+	cmd := &cobra.Command{
+		Use:     "prune [flags]",
+		Short:   "Delete images that have no name and no machine",
+		Example: "  mvmctl image prune --dry-run\n  mvmctl image prune --all",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			p, err := eng.PruneImages(cmd.Context(), all, dryRun)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return ui.JSON(a.out, p)
+			}
+			for _, n := range p.Images {
+				if _, err := fmt.Fprintln(a.out, ui.Line(n)); err != nil {
+					return err
+				}
+			}
+			what := "freed"
+			if dryRun {
+				what = "would be freed"
+			}
+			a.say("mvmctl: %s %s\n", machine.FormatSize(p.Bytes), what)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those with a name")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be deleted, and delete nothing")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
+	return cmd
+}
+
+func (a *app) imageVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "verify [IMAGE...]",
+		Short:             "Read images whole and hold them against their digests",
+		Example:           "  mvmctl image verify",
+		ValidArgsFunction: a.completeStored,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			var errs several
+			var broken error
+			err = eng.VerifyImages(cmd.Context(), args, func(i engine.ImageInfo, err error) {
+				if err != nil {
+					errs = append(errs, err)
+					return
+				}
+				if _, err := fmt.Fprintf(a.out, "%s  ok\n", ui.Line(i.Name)); err != nil {
+					broken = err
+				}
+			})
+			switch {
+			case err != nil:
+				return err
+			case len(errs) > 0:
+				return errs
+			}
+			return broken
+		},
+	}
+}
+
+// atLeastOne is the argument check of a command about one or more things.
+func atLeastOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return machine.Usagef("usage.args", "usage: "+cmd.UseLine(), "%s is missing", name)
+		}
+		return nil
+	}
 }

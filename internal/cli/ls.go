@@ -199,12 +199,10 @@ func notFound(name string, all []string) error {
 func (a *app) lsTable(views []machine.View) error {
 	t := ui.Table{Header: []string{"NAME", "STATE", "IMAGE", "BACKEND", "ISOLATION", "CPUS", "MEMORY", "PORTS", "AGE"}}
 	now := time.Now()
-	var unreadable []machine.View
 	for _, v := range views {
 		r := machineRow(v)
 		if v.State.Unreadable() {
 			t.Row(r.Name, string(r.State))
-			unreadable = append(unreadable, v)
 			continue
 		}
 		t.Row(r.Name, stateText(r), r.Image, r.Driver, r.Isolation, strconv.Itoa(r.CPUs), machine.FormatSize(r.Memory), portText(r.Ports), ui.Age(now.Sub(r.Created)))
@@ -212,8 +210,13 @@ func (a *app) lsTable(views []machine.View) error {
 	if err := t.Print(a.out, a.width()); err != nil {
 		return err
 	}
-	for _, v := range unreadable {
-		a.say("note: %s\n", ui.Line(v.Problem))
+	for _, v := range views {
+		switch {
+		case v.State.Unreadable():
+			a.say("note: %s\n", ui.Line(v.Problem))
+		case v.State.Live() && v.Problem != "":
+			a.say("note: %s: %s\n", ui.Line(v.Name), ui.Line(v.Problem))
+		}
 	}
 	return nil
 }

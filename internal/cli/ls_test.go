@@ -307,13 +307,13 @@ func TestDiff(t *testing.T) {
 func TestLists(t *testing.T) {
 	eng := &scripted{
 		kernels: []engine.KernelInfo{{ID: "0123456789abcdef", Release: "6.1.0", Arch: "amd64", Source: "debian", Size: 14 << 20, Default: true}},
-		images:  []engine.ImageInfo{{Name: "minimal", Description: "a shell"}},
+		images:  []engine.ImageInfo{{Name: "minimal", Names: []string{"minimal"}, Description: "a shell", Builder: "embedded"}},
 	}
 	for args, want := range map[string]string{
 		"kernel list":     "ID            RELEASE  ARCH   SIZE    IN USE  DEFAULT  SOURCE\n0123456789ab  6.1.0    amd64  14 MiB  0       yes      debian\n",
 		"kernel ls -q":    "0123456789abcdef\n",
 		"kernel fetch":    "6.1.0-test\n",
-		"image list":      "NAME     ID  SIZE  CACHED  DESCRIPTION\nminimal            no      a shell\n",
+		"image list":      "NAME     ID  BUILDER   SIZE  CACHED  IN USE  AGE\nminimal      embedded        no      0\n",
 		"image list -q":   "minimal\n",
 		"version":         "mvmctl 1.2.3\n",
 		"--version":       "mvmctl 1.2.3\n",
@@ -334,7 +334,7 @@ func TestLists(t *testing.T) {
 // TestCompletion: names of machines and images; a broken configuration completes nothing and
 // says nothing.
 func TestCompletion(t *testing.T) {
-	eng := &scripted{views: someMachines(), images: []engine.ImageInfo{{Name: "minimal"}}}
+	eng := &scripted{views: someMachines(), images: []engine.ImageInfo{{Name: "minimal", Names: []string{"minimal"}}}}
 	complete := func(c call, args ...string) string {
 		a := c.run(t, append([]string{"__complete"}, args...)...)
 		words, _, _ := strings.Cut(a.out, ":")

@@ -123,7 +123,9 @@ func positiveSize(text string, least, most int64, what string) (int64, error) {
 }
 
 // short writes a size as a flag takes it: "96M".
-func short(n int64) string { return strings.NewReplacer(" MiB", "M", " TiB", "T").Replace(machine.FormatSize(n)) }
+func short(n int64) string {
+	return strings.NewReplacer(" MiB", "M", " TiB", "T").Replace(machine.FormatSize(n))
+}
 
 func parseDuration(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)

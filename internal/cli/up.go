@@ -17,6 +17,7 @@ import (
 type upOptions struct {
 	name           string
 	publish        []string
+	volumes        []string
 	env            envFlags
 	workdir, user  string
 	labels         []string
@@ -26,6 +27,9 @@ type upOptions struct {
 	timings, json  bool
 	calledAs       string
 	source         string   // what to run: the one argument before --
+	from           source   // or what to make it from
+	services       []machine.Service
+	checks         []machine.Check
 	command        []string // after --
 }
 
@@ -69,6 +73,8 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringP("memory", "m", "", "memory, a `SIZE` such as 512M or 2G (default 512M)")
 	f.String("disk", "", "`SIZE` of the machine's own disk, sparse (default 8G)")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a `PORT`: [ADDRESS:]HOSTPORT:GUESTPORT, or GUESTPORT for the same on both sides; binds 127.0.0.1 unless an address is given; host port 0 picks one")
+	o.from.register(f)
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "attach a `VOLUME`: NAME:/PATH[:ro,size=SIZE] keeps its data; ./FOLDER:/PATH copies a folder or file in at each start, read-only; add :secret to keep it in memory only")
 	o.env.register(f)
 	f.StringVarP(&o.workdir, "workdir", "w", "", "`DIRECTORY` in which COMMAND starts")
 	f.StringVarP(&o.user, "user", "u", "", "`USER` of COMMAND: a name or uid[:gid]")
@@ -109,8 +115,9 @@ func (o *upOptions) split(cmd *cobra.Command, args []string) error {
 			"%s is one argument too many", quoted(before[1]))
 	case len(before) == 1:
 		o.source = before[0]
-	case o.name == "":
-		return machine.Usagef("usage.args", "usage: "+cmd.UseLine()+"; `mvmctl image list` shows the images", "IMAGE is missing")
+	}
+	if err := o.from.check(o.source); err != nil {
+		return err
 	}
 	if o.source == "" && len(before) == 1 {
 		return machine.Usagef("usage.args", "`mvmctl image list` shows the images", "the image's name is empty")
@@ -134,21 +141,32 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.fill(&spec, o); err != nil {
-		return err
-	}
 	eng, err := a.engine(cfg)
 	if err != nil {
+		return err
+	}
+	if o.name == "" || !slices.Contains(eng.Names(ctx), o.name) {
+		if _, err := a.fromProject(&o); err != nil {
+			return err
+		}
+	}
+	if o.source == "" && !o.from.given() && o.name == "" {
+		return machine.Usagef("usage.args", "usage: "+cmd.UseLine()+"; `mvmctl image list` shows the images", "IMAGE is missing, and there is no "+projectFile+" here that says it")
+	}
+	if err := a.fill(&spec, o); err != nil {
 		return err
 	}
 	if err := resolve(ctx, eng, &spec, o); err != nil {
 		return err
 	}
+	progress := a.newProgress(cfg)
+	defer progress.Stop()
+	if spec.Image, err = a.imageFor(ctx, cfg, eng, spec.Image, o.from, progress); err != nil {
+		return err
+	}
 	if err := keepAsItWas(ctx, eng, cfg, &spec); err != nil {
 		return err
 	}
-	progress := a.newProgress(cfg)
-	defer progress.Stop()
 	show := newSteps(progress)
 	s := a.newSession(spec.TTY, false)
 	defer s.end()
@@ -158,7 +176,7 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 		Started: func(r engine.UpResult) {
 			progress.Stop()
 			a.announce(r, o)
-			if !o.detach && !r.Already {
+			if r.Attached {
 				s.begin()
 			}
 		},
@@ -186,14 +204,18 @@ func (a *app) fill(spec *machine.Spec, o upOptions) error {
 	var err error
 	spec.Name, spec.Image = o.name, o.source
 	spec.Command, spec.Dir, spec.User = o.command, o.workdir, o.user
+	spec.Services, spec.Checks = o.services, o.checks
 	spec.Sealed = o.sealed
 	spec.Ephemeral = o.remove || o.name == "" && !o.detach
 	if spec.TTY, err = a.wantTTY(o.tty); err != nil {
 		return err
 	}
-	spec.TTY = spec.TTY && !o.detach && len(o.command) > 0
-	spec.Attach = !o.detach && len(o.command) > 0
+	spec.TTY = spec.TTY && !o.detach
+	spec.Attach = !o.detach // where there is a program
 	if spec.Ports, err = parsePorts(o.publish); err != nil {
+		return err
+	}
+	if spec.Volumes, err = a.parseVolumes(o.volumes); err != nil {
 		return err
 	}
 	if spec.Labels, err = parseLabels(o.labels); err != nil {
@@ -220,19 +242,6 @@ func resolve(ctx context.Context, eng Engine, spec *machine.Spec, o upOptions) e
 		}
 		if !isImage && machine.CheckName(o.source) == nil {
 			spec.Name, spec.Image, spec.Ephemeral = o.source, "", o.remove
-		}
-	}
-	if spec.Image != "" || o.detach {
-		return nil
-	}
-	// An existing machine: its own command is what is run in the foreground.
-	views, err := eng.List(ctx)
-	if err != nil {
-		return err
-	}
-	for _, v := range views {
-		if v.Name == spec.Name && len(v.Spec.Command) > 0 {
-			spec.Attach, spec.TTY = true, v.Spec.TTY
 		}
 	}
 	return nil

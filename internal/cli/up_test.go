@@ -46,10 +46,10 @@ func TestUpSpec(t *testing.T) {
 		args string
 		want machine.Spec
 	}{
-		{"up minimal", machine.Spec{Image: "minimal", Ephemeral: true}},
+		{"up minimal", machine.Spec{Image: "minimal", Ephemeral: true, Attach: true}},
 		{"run minimal -- echo --help", machine.Spec{Image: "minimal", Ephemeral: true, Attach: true, Command: []string{"echo", "--help"}}},
-		{"up minimal --name web", machine.Spec{Image: "minimal", Name: "web"}},
-		{"up minimal --name web --rm", machine.Spec{Image: "minimal", Name: "web", Ephemeral: true}},
+		{"up minimal --name web", machine.Spec{Image: "minimal", Name: "web", Attach: true}},
+		{"up minimal --name web --rm", machine.Spec{Image: "minimal", Name: "web", Ephemeral: true, Attach: true}},
 		{"up -d minimal", machine.Spec{Image: "minimal"}},
 		{"up -d minimal -- sleep 9", machine.Spec{Image: "minimal", Command: []string{"sleep", "9"}}},
 		{"up -d --cpus 4 -m 1.5G --disk 32M minimal --timeout 90s", machine.Spec{Image: "minimal", CPUs: 4, Memory: 3 << 29, Disk: 32 << 20, Timeout: 90 * time.Second}},
@@ -78,7 +78,6 @@ func TestUpSpec(t *testing.T) {
 // exists; `run` always means an image.
 func TestUpAgain(t *testing.T) {
 	web := view("web", machine.StateExited)
-	web.Spec.Command = []string{"serve"}
 	eng := &scripted{
 		views:  []machine.View{view("minimal", machine.StateExited), web},
 		images: []engine.ImageInfo{{Name: "minimal"}},
@@ -92,10 +91,10 @@ func TestUpAgain(t *testing.T) {
 		{"up web", "web", "", true},
 		{"up --name web", "web", "", true},
 		{"up -d web", "web", "", false},
-		{"run web", "", "web", false},
-		{"up minimal", "", "minimal", false},
-		{"start minimal", "minimal", "", false},
-		{"up minimal --name web", "web", "minimal", false},
+		{"run web", "", "web", true},
+		{"up minimal", "", "minimal", true},
+		{"start minimal", "minimal", "", true},
+		{"up minimal --name web", "web", "minimal", true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {

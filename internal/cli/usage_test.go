@@ -55,7 +55,7 @@ func TestMistakes(t *testing.T) {
 		{"up minimal --progress loud", "input.progress", `"loud"`, "auto, plain or none"},
 		{"up minimal --dev --sealed", "usage.flag", "exclude each other", "leave one of them out"},
 		{"up minimal -t --no-tty", "usage.flag", "exclude each other", "leave one of them out"},
-		{"up minimal --volume x:y", "usage.flag", "no flag --volume", "mvmctl up --help"},
+		{"up minimal --network x", "usage.flag", "no flag --network", "mvmctl up --help"},
 		{"up minimal --memory", "usage.flag", "the flag --memory needs a value", "mvmctl up --help"},
 
 		{"down", "usage.args", "NAME is missing", "--all"},
@@ -119,7 +119,7 @@ func TestMistakes(t *testing.T) {
 
 // TestUnknownFlagsOfLaterVersions: what does not exist yet is refused, never ignored.
 func TestUnknownFlagsOfLaterVersions(t *testing.T) {
-	for _, flag := range []string{"--flake", "--image", "--rootfs", "--template", "--profile", "--volume", "--network", "--secret", "--seccomp", "--watch", "--config"} {
+	for _, flag := range []string{"--image", "--template", "--network", "--secret", "--seccomp", "--watch", "--config"} {
 		a := call{}.run(t, "up", "minimal", flag, "x")
 		if a.code != 2 || !strings.Contains(a.err, "no flag "+flag) {
 			t.Errorf("up %s: exit code %d, %q", flag, a.code, a.err)

@@ -64,7 +64,7 @@ func TestMistakes(t *testing.T) {
 		return nil
 	}
 	nearest := func(name string, all []string) string {
-		if name == "memry" && len(all) == len(Keys()) {
+		if name == "memry" && len(all) == len(Keys())+len(projectKeys()) {
 			return "memory"
 		}
 		return ""

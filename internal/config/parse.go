@@ -33,6 +33,7 @@ func parse(c Config, path string, data []byte, source Source, o Options) (Config
 	}
 	var p unstable.Parser
 	p.Reset(data)
+	ours := true // the table that the line stands in holds settings
 	for p.NextExpression() {
 		e := p.Expression()
 		key := e.Key()
@@ -43,7 +44,14 @@ func parse(c Config, path string, data []byte, source Source, o Options) (Config
 		at := p.Shape(first.Raw).Start
 		where := fmt.Sprintf("%s:%d:%d", path, at.Line, at.Column)
 		name := string(first.Data)
-		if err := checkName(name, where, o); err != nil {
+		projects := source == SourceProject && isProjectKey(name)
+		if e.Kind == unstable.Table || e.Kind == unstable.ArrayTable {
+			ours = !projects
+		}
+		if projects || !ours {
+			continue // LoadProject reads it
+		}
+		if err := checkName(name, where, source == SourceProject, o); err != nil {
 			return c, err
 		}
 		text, err := plain(tree[name])
@@ -61,13 +69,16 @@ func parse(c Config, path string, data []byte, source Source, o Options) (Config
 	return c, nil
 }
 
-func checkName(name, where string, o Options) error {
+func checkName(name, where string, project bool, o Options) error {
 	var names []string
 	for _, k := range Keys() {
 		if k.Name == name {
 			return nil
 		}
 		names = append(names, k.Name)
+	}
+	if project {
+		names = append(names, projectKeys()...)
 	}
 	remedy := "remove it; `mvmctl config show` lists the keys there are"
 	if near := o.Nearest(name, names); near != "" {

@@ -51,6 +51,7 @@ type UpResult struct {
 	Name      string          `json:"name"`
 	ID        string          `json:"id"`
 	Already   bool            `json:"already_running"` // it was up before; nothing was done
+	Attached  bool            `json:"-"`               // the caller's streams go to its program
 	Driver    string          `json:"driver"`
 	Isolation string          `json:"isolation"`
 	Notes     []string        `json:"notes,omitempty"` // why no better backend was used
@@ -137,12 +138,17 @@ type KernelInfo struct {
 
 // ImageInfo is one image that `up` can take.
 type ImageInfo struct {
-	Name        string `json:"name"`
-	Description string `json:"description"`
-	Builder     string `json:"builder"` // "embedded"
-	ID          string `json:"id,omitempty"`
-	Cached      bool   `json:"cached"`
-	Size        int64  `json:"disk_bytes"`
+	Name        string    `json:"name"`
+	Names       []string  `json:"names"`
+	Description string    `json:"description,omitempty"`
+	Builder     string    `json:"builder"` // "embedded", "oci", "dockerfile", "rootfs", "flake" or "commit"
+	Source      string    `json:"source,omitempty"`
+	ID          string    `json:"id,omitempty"`
+	Arch        string    `json:"arch,omitempty"`
+	Cached      bool      `json:"cached"`
+	Size        int64     `json:"disk_bytes"` // really used
+	Created     time.Time `json:"created,omitzero"`
+	InUseBy     int       `json:"in_use_by"` // machines
 }
 
 // Backend is one driver's answer to "can you run here", for doctor.

@@ -104,18 +104,20 @@ func (e *Engine) askToStop(ctx context.Context, rec machine.Record, grace time.D
 		return machine.Errorf("supervisor.lost", "mvmctl rm --force "+rec.Name, "nothing says where the supervisor of %q listens", rec.Name)
 	}
 	c, err := e.Supervisors.Connect(ctx, e.places(rec).Control())
-	if err != nil {
-		// It may be on its way out, or not yet listening; its lock tells.
-		if !e.Locks.Alive(rec.Name) {
-			return nil
-		}
-		return err
+	if err == nil {
+		defer c.Close()
+		err = c.Stop(ctx, grace, force)
 	}
-	defer c.Close()
-	if err := c.Stop(ctx, grace, force); err != nil && e.Locks.Alive(rec.Name) {
-		return err
+	if err == nil || !e.Locks.Alive(rec.Name) {
+		return nil
 	}
-	return nil
+	// One that was up and does not listen any more is on its way out: its lock is all that is left,
+	// for the moment that it needs to clean up.
+	st := e.Records.Status(rec.Name)
+	if machine.CodeOf(err) == "supervisor.lost" && ctx.Err() == nil && st != nil && st.Generation == rec.Generation && st.State != machine.StateStarting {
+		return nil
+	}
+	return err
 }
 
 // killByIdentity ends supervisor and VMM of a machine that does not answer.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -48,7 +49,7 @@ func TestAGuestsTarCannotLeaveItsDestination(t *testing.T) {
 			}
 			_ = tw.Close()
 			dst := t.TempDir()
-			_, err := unpackLocal(&buf, dst, "")
+			_, err := unpackLocal(&buf, target{dir: dst})
 			if got, _ := os.ReadFile(victim); string(got) != "safe" {
 				t.Fatalf("the victim now says %q (%v)", got, err)
 			}
@@ -88,11 +89,11 @@ func TestTreesComeBackAsTheyWere(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.Chmod(filepath.Join(src, "ro"), 0o755) })
 	var buf bytes.Buffer
-	if err := packLocal(context.Background(), &buf, src, "copy", false); err != nil {
+	if _, err := packLocal(context.Background(), &buf, src, "copy", false); err != nil {
 		t.Fatal(err)
 	}
 	dst := t.TempDir()
-	res, err := unpackLocal(&buf, dst, "")
+	res, err := unpackLocal(&buf, target{dir: dst})
 	t.Cleanup(func() { _ = os.Chmod(filepath.Join(dst, "copy/ro"), 0o755) })
 	if err != nil || res.Files != 4 {
 		t.Fatalf("%+v, %v", res, err)
@@ -128,12 +129,115 @@ func TestTheHostNamesWhatIsCopiedOut(t *testing.T) {
 	}
 	_ = tw.Close()
 	dst := t.TempDir()
-	if _, err := unpackLocal(&buf, dst, "asked"); err != nil {
+	if _, err := unpackLocal(&buf, target{dir: dst, base: "asked"}); err != nil {
 		t.Fatal(err)
 	}
 	left, _ := os.ReadDir(dst)
 	if len(left) != 1 || left[0].Name() != "asked" {
 		t.Errorf("the guest chose a name: %v", left)
+	}
+}
+
+// A tree can be copied over its own earlier copy, under whatever name: with hard links, which
+// name other entries, and files that nobody may write.
+func TestACopyOverTheLastOne(t *testing.T) {
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	for _, h := range []tar.Header{
+		{Name: "tree/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "tree/a", Typeflag: tar.TypeReg, Mode: 0o400, Size: 4},
+		{Name: "tree/b", Typeflag: tar.TypeLink, Linkname: "tree/a"}, {Name: "tree/c", Typeflag: tar.TypeSymlink, Linkname: "a"},
+	} {
+		if err := tw.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			_, _ = tw.Write([]byte("text"))
+		}
+	}
+	_ = tw.Close()
+	dst := t.TempDir()
+	for range 2 {
+		for base, want := range map[string]string{"": "tree/", "copy": "copy/", ".": ""} {
+			res, err := unpackLocal(bytes.NewReader(buf.Bytes()), target{dir: dst, base: base})
+			if err != nil || res.Files != 3 {
+				t.Fatalf("base %q: %+v, %v", base, res, err)
+			}
+			for _, name := range []string{"a", "b", "c"} {
+				if got, err := os.ReadFile(filepath.Join(dst, want+name)); err != nil || string(got) != "text" {
+					t.Errorf("base %q: %s: %q, %v", base, name, got, err)
+				}
+			}
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dst, "*", ".mvm-copy-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestACopyThatDoesNotFitItsDestination(t *testing.T) {
+	tarOf := func(kind byte) *bytes.Buffer {
+		var buf bytes.Buffer
+		tw := tar.NewWriter(&buf)
+		_ = tw.WriteHeader(&tar.Header{Name: "x", Typeflag: kind, Mode: 0o755})
+		_ = tw.Close()
+		return &buf
+	}
+	dst := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dst, "file"), []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		kind byte
+		to   target
+		want string
+	}{
+		"a folder over a file":     {tar.TypeDir, target{dir: dst, base: "file", onlyFile: true}, "cannot replace"},
+		"a file as a new folder":   {tar.TypeReg, target{dir: dst, base: "new", onlyFolder: true}, "there is no folder"},
+		"a folder below, a file's": {tar.TypeDir, target{dir: dst, base: "file"}, "not a directory"},
+	} {
+		if _, err := unpackLocal(tarOf(c.kind), c.to); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got, _ := os.ReadFile(filepath.Join(dst, "file")); string(got) != "old" {
+		t.Errorf("the file that was there says %q", got)
+	}
+}
+
+// What cannot be read is left out of a tree and told; the kernel's files are read to their end,
+// whatever size they state.
+func TestPackingLeavesOutAndTells(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "tree")
+	if err := os.Mkdir(src, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(src, "z"), bytes.Repeat([]byte("z"), smallFile+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(src, "fifo"), 0o600); err != nil {
+		t.Skipf("missing: a file system with FIFOs: %v", err)
+	}
+	var buf bytes.Buffer
+	left, err := packLocal(context.Background(), &buf, src, "tree", false)
+	if err != nil || left.err() == nil || !strings.Contains(left.err().Error(), "fifo: "+whySpecial) {
+		t.Errorf("%v, left out: %v", err, left.err())
+	}
+	if res, err := unpackLocal(&buf, target{dir: t.TempDir()}); err != nil || res.Files != 1 || res.Bytes != smallFile+1 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	want, err := os.ReadFile("/proc/version")
+	if err != nil {
+		t.Skipf("missing: Linux's procfs: %v", err)
+	}
+	if left, err = packLocal(context.Background(), &buf, "/proc/version", "v", false); err != nil || left.n > 0 {
+		t.Errorf("%v, left out: %v", err, left.err())
+	}
+	dst := t.TempDir()
+	if _, err := unpackLocal(&buf, target{dir: dst}); err != nil {
+		t.Error(err)
+	}
+	if got, _ := os.ReadFile(filepath.Join(dst, "v")); !bytes.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
@@ -150,7 +254,7 @@ func FuzzUnpackLocal(f *testing.F) {
 		if err := os.Mkdir(dst, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = unpackLocal(bytes.NewReader(data), dst, "")
+		_, _ = unpackLocal(bytes.NewReader(data), target{dir: dst})
 		if left, _ := os.ReadDir(top); len(left) != 1 {
 			t.Errorf("written outside: %v", left)
 		}
@@ -170,18 +274,26 @@ func TestWhichSideOfACopyIsInAMachine(t *testing.T) {
 }
 
 func TestLocalDestinations(t *testing.T) {
-	dir := t.TempDir()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for in, want := range map[string][2]string{dir: {dir, ""}, dir + "/file": {dir, "file"}, dir + "/new": {dir, "new"}} {
-		d, b, err := localTarget(in)
-		if err != nil || d != want[0] || b != want[1] {
-			t.Errorf("localTarget(%q) = %q, %q, %v", in, d, b, err)
+	if err := os.Symlink("file", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string]target{
+		dir: {dir: dir}, dir + "/new": {dir: dir, base: "new"}, dir + "/new/": {dir: dir, base: "new", onlyFolder: true},
+		dir + "/file": {dir: dir, base: "file", onlyFile: true}, dir + "/link": {dir: dir, base: "file", onlyFile: true},
+	} {
+		if got, err := localTarget(in); err != nil || got != want {
+			t.Errorf("localTarget(%q) = %+v, %v, want %+v", in, got, err, want)
 		}
 	}
-	for _, in := range []string{dir + "/no/such", dir + "/new/"} {
-		if _, _, err := localTarget(in); err == nil || !strings.Contains(err.Error(), "no") {
+	for in, want := range map[string]string{dir + "/no/such": "no such file", os.DevNull: "neither a file", dir + "/file/": "not a directory"} {
+		if _, err := localTarget(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("localTarget(%q): %v", in, err)
 		}
 	}

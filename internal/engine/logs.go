@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"unicode"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -60,33 +59,23 @@ func parserOf(o LogOptions) func(string) (LogLine, bool) {
 	if o.Source != LogGuest && o.Source != "" {
 		source := string(o.Source)
 		return func(text string) (LogLine, bool) {
-			return LogLine{Source: source, Text: printable(strings.TrimRight(text, "\r"))}, true
+			return LogLine{Source: source, Text: machine.Printable(strings.TrimRight(text, "\r"))}, true
 		}
 	}
 	return func(text string) (LogLine, bool) {
 		var en agentproto.LogEntry
 		if err := json.Unmarshal([]byte(text), &en); err != nil {
-			return LogLine{Source: "mvmctl", Text: printable(text)}, true // our own note about lost bytes
+			return LogLine{Source: "mvmctl", Text: machine.Printable(text)}, true // our own note about lost bytes
 		}
 		if !o.Since.IsZero() && en.Time.Before(o.Since) {
 			return LogLine{}, false
 		}
 		l := LogLine{Time: en.Time, Source: en.Source, Stream: en.Stream, Text: en.Text}
 		if en.Source != "main" {
-			l.Text = printable(en.Text)
+			l.Text = machine.Printable(en.Text)
 		}
 		return l, true
 	}
-}
-
-// printable replaces control characters: a guest wrote them, and a terminal would obey.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return '·'
-	}, s)
 }
 
 // logReader reads a log file that is rotated: PATH is the newest, PATH.1 the one before.

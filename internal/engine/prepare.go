@@ -32,10 +32,10 @@ type assets struct {
 
 // prepareAssets finds or makes image, kernel, initramfs and agent. All of it is cached: the
 // second time it costs some file look-ups.
-func (e *Engine) prepareAssets(ctx context.Context, spec machine.Spec, caps driver.Capabilities, progress func(Progress)) (assets, error) {
+func (e *Engine) prepareAssets(ctx context.Context, rec machine.Record, caps driver.Capabilities, progress func(Progress)) (assets, error) {
 	var a assets
 	var err error
-	if a.image, err = e.ImageStore.Ensure(ctx, spec.Image); err != nil {
+	if a.image, err = e.imageOf(ctx, rec); err != nil {
 		return assets{}, err
 	}
 	agent, digest, err := e.Agent(ctx)
@@ -46,13 +46,31 @@ func (e *Engine) prepareAssets(ctx context.Context, spec machine.Spec, caps driv
 	if !caps.NeedsKernel {
 		return a, nil
 	}
-	k, err := e.findKernel(ctx, spec.Kernel, progress)
+	k, err := e.findKernel(ctx, orElse(rec.Spec.Kernel, a.image.Content.Config.Kernel), progress)
 	if err != nil {
 		return assets{}, err
 	}
 	a.kernel = bootKernel(k)
 	a.initrd, err = buildInitrd(ctx, e.Paths.Cache, k, agent, digest)
 	return a, err
+}
+
+// imageOf returns the image of a machine: the very one it was first started from, wherever its
+// name points today, since the machine's own disk only has what differs from that one.
+func (e *Engine) imageOf(ctx context.Context, rec machine.Record) (image.Image, error) {
+	if rec.ImageID == "" {
+		return e.ImageStore.Ensure(ctx, rec.Spec.Image)
+	}
+	img, err := e.ImageStore.Open(rec.ImageID)
+	if machine.CodeOf(err) != "image.gone" {
+		return img, err
+	}
+	// What is made again from the same source is the same image.
+	if img, again := e.ImageStore.Ensure(ctx, rec.Spec.Image); again == nil && img.ID == rec.ImageID {
+		return img, nil
+	}
+	return image.Image{}, machine.Errorf("image.gone", fmt.Sprintf("get the same image of %s again, or delete the machine: mvmctl rm %s", rec.Spec.Image, rec.Name),
+		"the image that machine %q was made from is not in the store any more: %w", rec.Name, err)
 }
 
 // findKernel finds the kernel that was asked for. The default one is downloaded when there is
@@ -118,14 +136,20 @@ func newKeys() (keys, error) {
 
 // makeDrives makes the machine's own disks: the sparse upper disk once, the config drive anew
 // for each generation. It returns all disks in attach order.
-func makeDrives(rec machine.Record, p paths.Machine, a assets, k keys) ([]machine.Disk, error) {
+func (e *Engine) makeDrives(ctx context.Context, rec machine.Record, p paths.Machine, a assets, k keys) ([]machine.Disk, error) {
 	if _, err := os.Lstat(p.Upper()); errors.Is(err, fs.ErrNotExist) {
 		size := rec.Spec.Disk &^ 4095
 		if err := disk.CreateEmpty(p.Upper(), disk.Options{Size: size, Label: "mvm-upper", Journal: true}); err != nil {
 			return nil, paths.WriteError("making the machine's disk", err)
 		}
 	}
-	config, err := json.Marshal(guestConfig(rec, a.image, k))
+	volumes, mounts, err := e.attachVolumes(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	guest := guestConfig(rec, a.image, k)
+	guest.Mounts = mounts
+	config, err := json.Marshal(guest)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the guest's configuration: %w", err)
 	}
@@ -133,11 +157,11 @@ func makeDrives(rec machine.Record, p paths.Machine, a assets, k keys) ([]machin
 	if err != nil {
 		return nil, paths.WriteError("making the config drive", err)
 	}
-	return []machine.Disk{
+	return append([]machine.Disk{
 		{Role: machine.RoleRoot, Path: a.image.Path, ReadOnly: true},
 		{Role: machine.RoleUpper, Path: p.Upper()},
 		{Role: machine.RoleConfig, Path: p.ConfigDrive(), ReadOnly: true},
-	}, nil
+	}, volumes...), nil
 }
 
 // guestConfig is what the config drive says.
@@ -151,15 +175,18 @@ func guestConfig(rec machine.Record, img image.Image, k keys) agentproto.Config 
 	if spec.Sealed {
 		c.Access = agentproto.Access{}
 	}
-	maps.Copy(c.Env, img.Env)
-	maps.Copy(c.Env, spec.Env)
-	command := spec.Command
-	if len(command) == 0 {
-		command = img.Command
+	have := img.Content.Config
+	if have.Access != nil && !spec.Sealed {
+		c.Access = *have.Access
 	}
-	if len(command) > 0 {
+	maps.Copy(c.Env, have.Env)
+	maps.Copy(c.Env, spec.Env)
+	c.Hostname = orElse(have.Hostname, rec.Name)
+	c.Users = have.Users
+	c.Services, c.Checks = servicesOf(have, spec)
+	if command := have.Args(spec.Command); len(command) > 0 {
 		c.Main = &agentproto.Main{
-			Process: agentproto.Process{Args: command, Dir: orElse(spec.Dir, img.Dir), User: orElse(spec.User, img.User)},
+			Process: agentproto.Process{Args: command, Dir: orElse(spec.Dir, have.Dir), User: orElse(spec.User, have.User)},
 			Attach:  spec.Attach, TTY: spec.TTY,
 		}
 	}

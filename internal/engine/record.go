@@ -72,6 +72,12 @@ func saidOver(have, said machine.Spec, unseal bool) machine.Spec {
 	if len(said.Ports) > 0 {
 		out.Ports = said.Ports
 	}
+	if len(said.Volumes) > 0 {
+		out.Volumes = said.Volumes
+	}
+	if len(said.Services) > 0 || len(said.Checks) > 0 {
+		out.Services, out.Checks = said.Services, said.Checks
+	}
 	out.Env = union(have.Env, said.Env)
 	out.Labels = union(have.Labels, said.Labels)
 	return out
@@ -172,17 +178,23 @@ func checkRunning(rec machine.Record, said machine.Spec, unseal bool) error {
 
 // normal makes empty and missing collections equal.
 func normal(s machine.Spec) machine.Spec {
-	if len(s.Command) == 0 {
-		s.Command = nil
-	}
+	s.Command = orNil(s.Command)
+	s.Ports = orNil(s.Ports)
+	s.Volumes = orNil(s.Volumes)
+	s.Services = orNil(s.Services)
+	s.Checks = orNil(s.Checks)
 	if len(s.Env) == 0 {
 		s.Env = nil
 	}
 	if len(s.Labels) == 0 {
 		s.Labels = nil
 	}
-	if len(s.Ports) == 0 {
-		s.Ports = nil
+	return s
+}
+
+func orNil[T any](s []T) []T {
+	if len(s) == 0 {
+		return nil
 	}
 	return s
 }

@@ -140,11 +140,14 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 	watch.lap("plan")
 
 	watch.begin("preparing image, kernel and initramfs")
-	a, err := e.prepareAssets(ctx, rec.Spec, caps, o.Progress)
+	a, err := e.prepareAssets(ctx, *rec, caps, o.Progress)
 	if err != nil {
 		return UpResult{}, err
 	}
 	rec.ImageID, rec.KernelID = a.image.ID, a.kernel.ID
+	if len(a.image.Content.Config.Args(rec.Spec.Command)) == 0 {
+		rec.Spec.Attach, rec.Spec.TTY = false, false // there is no program to attach to
+	}
 	fault.Point(fault.UpImage)
 	watch.lap("assets")
 
@@ -159,7 +162,7 @@ func (e *Engine) launch(ctx context.Context, rec *machine.Record, a assets, caps
 		return UpResult{}, err
 	}
 	watch.begin("making disks")
-	disks, err := makeDrives(*rec, p, a, k)
+	disks, err := e.makeDrives(ctx, *rec, p, a, k)
 	if err != nil {
 		return UpResult{}, err
 	}
@@ -195,7 +198,7 @@ func (e *Engine) launch(ctx context.Context, rec *machine.Record, a assets, caps
 		return UpResult{}, err
 	}
 	return UpResult{
-		Name: rec.Name, ID: rec.ID, Driver: rec.Driver, Isolation: rec.Isolation, Notes: caps.Notes,
+		Name: rec.Name, ID: rec.ID, Attached: rec.Spec.Attach, Driver: rec.Driver, Isolation: rec.Isolation, Notes: caps.Notes,
 		Ports: st.Ports, Phases: watch.phases,
 	}, nil
 }

@@ -32,6 +32,9 @@ const (
 	RemoveIntent = "rm.intent"     // command: the record says "removing"
 	RemoveDisks  = "rm.disks"      // command: disks and logs are deleted
 	RemoveRecord = "rm.record"     // command: the record is deleted, its folder is not
+	ImageWritten = "image.written" // command: an import's root file system is whole, in tmp/
+	ImageReady   = "image.ready"   // command: its manifest is there too
+	ImageStored  = "image.stored"  // command: the image is in its place and has no name yet
 	StoreTemp    = "store.temp"    // any: new state written to a temporary file
 	StoreRenamed = "store.renamed" // any: new state renamed into place, folder not synced
 )
@@ -44,6 +47,7 @@ func Points() []string {
 		SupStopping, SupShutdown, SupVMMGone, SupCleaned,
 		DownLocked, DownIntent, DownAsked, DownStopped,
 		RemoveIntent, RemoveDisks, RemoveRecord,
+		ImageWritten, ImageReady, ImageStored,
 		StoreTemp, StoreRenamed,
 	}
 }

@@ -81,6 +81,12 @@ func Boot(ctx context.Context, o Options) (*System, error) {
 		return s, err
 	}
 	s.mark("switched")
+	if len(s.Config.Mounts) > 0 {
+		if err := mountVolumes(found, s.Config.Mounts); err != nil {
+			return s, err
+		}
+		s.mark("volumes")
+	}
 	return s, nil
 }
 

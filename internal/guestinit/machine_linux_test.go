@@ -38,7 +38,7 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("boots emulated machines: not with -short")
+		t.Skip("missing: time to boot emulated machines, with -short")
 	}
 	if runtime.GOARCH != "amd64" {
 		t.Skip("missing: this test knows the QEMU machine of amd64 only")

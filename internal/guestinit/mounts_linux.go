@@ -116,6 +116,7 @@ func mountGuestDir() error {
 		{agentproto.UpperDir, 0o700},
 		{upperDisk, 0o700},
 		{lowerDir, 0o700},
+		{volumesDir, 0o700},
 		{agentproto.SecretsMount, 0o755},
 		{agentproto.GuestBin, 0o755},
 	} {

@@ -25,6 +25,9 @@ func (s *System) PowerOff(reboot bool) {
 		how = unix.LINUX_REBOOT_CMD_RESTART
 	}
 	endProcesses(agentproto.KillGrace)
+	if s != nil && s.Config != nil {
+		unmountVolumes(s.Config.Mounts)
+	}
 	unmountAll()
 	for {
 		err := unix.Reboot(how)

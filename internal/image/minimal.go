@@ -1,6 +1,10 @@
 package image
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/disk"
@@ -19,13 +23,34 @@ func (f file) add(w *disk.Writer) error {
 	return w.Add(f.Entry, strings.NewReader(f.content))
 }
 
-func minimalImage() Image {
-	return Image{
-		Name:        minimalName,
-		ID:          digest(minimalTree()),
-		Description: "a shell and the usual small commands, embedded in mvmctl",
-		Builder:     "embedded",
+// Description of the embedded image, for lists.
+const minimalDescription = "a shell and the usual small commands, embedded in mvmctl"
+
+// Embedded are the images inside this program, which Ensure makes.
+func Embedded() map[string]string { return map[string]string{minimalName: minimalDescription} }
+
+// Ensure returns the image that a name means, making an embedded one if needed.
+func (s *Store) Ensure(ctx context.Context, text string) (Image, error) {
+	if text != minimalName {
+		return s.Find(text)
 	}
+	tree := digest(minimalTree())
+	img, err := s.Find(minimalName)
+	if err == nil && img.Source.Builder == BuilderEmbedded && img.Source.Digest == tree {
+		return img, nil
+	}
+	return s.Import(ctx, Draft{
+		Names:  []Name{minimalName + ":" + latest},
+		Source: Source{Builder: BuilderEmbedded, Ref: minimalName, Digest: tree},
+		Label:  "mvm-" + minimalName,
+	}, func(w *disk.Writer) (Notes, error) {
+		for _, f := range minimalTree() {
+			if err := f.add(w); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	})
 }
 
 // guestBin is where the agent puts its user land; agentproto.GuestBin without its slash, so
@@ -61,4 +86,13 @@ func minimalTree() []file {
 		text("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
 		text("etc/os-release", 0o644, "NAME=\"mvm minimal\"\nID=mvm\nPRETTY_NAME=\"mvm minimal\"\n"),
 	}
+}
+
+// digest names a tree by its content.
+func digest(tree []file) string {
+	h := sha256.New()
+	for _, f := range tree {
+		_, _ = fmt.Fprintf(h, "%q %v %o %d %d %q %q\n", f.Path, f.Type, f.Mode, f.UID, f.GID, f.Target, f.content)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }

@@ -178,5 +178,11 @@ func (s *Spec) Check() error {
 			return Usagef("input.command", "remove the NUL byte", "the command contains a NUL byte")
 		}
 	}
+	if err := CheckServices(s.Services, s.Checks); err != nil {
+		return err
+	}
+	if err := CheckVolumes(s.Volumes); err != nil {
+		return err
+	}
 	return CheckPorts(s.Ports)
 }

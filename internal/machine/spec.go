@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"time"
 )
 
@@ -17,6 +18,9 @@ type Spec struct {
 	Memory    int64             `json:"memory_bytes,omitempty"`
 	Disk      int64             `json:"disk_bytes,omitempty"` // size of the machine's own disk
 	Ports     []Port            `json:"ports,omitempty"`
+	Volumes   []Volume          `json:"volumes,omitempty"`
+	Services  []Service         `json:"services,omitempty"`
+	Checks    []Check           `json:"checks,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Driver    string            `json:"driver,omitempty"` // forced by --hypervisor
 	Kernel    string            `json:"kernel,omitempty"` // path, release or id; "" is the default
@@ -119,6 +123,7 @@ type Status struct {
 	Version    string    `json:"version"`             // of the program that wrote it
 	ExitCode   *int      `json:"exit_code,omitempty"` // of the main program
 	Reason     string    `json:"reason,omitempty"`    // why it ended, for people
+	Problem    string    `json:"problem,omitempty"`   // what goes wrong while it runs, for people
 	Failure    *Failure  `json:"failure,omitempty"`   // an error nobody asked for
 	Ports      []Port    `json:"ports,omitempty"`     // published right now, port 0 resolved
 	Phases     []Phase   `json:"phases,omitempty"`
@@ -132,6 +137,15 @@ type Failure struct {
 	Log     string `json:"log,omitempty"`
 	Detail  string `json:"detail,omitempty"`
 	Exit    int    `json:"exit,omitempty"`
+}
+
+// FailureOf returns the first Error in err's chain as a Failure; another error is "internal".
+func FailureOf(err error) Failure {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		e = Errorf("internal", "report it, with the logs", "%w", err)
+	}
+	return Failure{Code: e.Code, Message: e.Message, Remedy: e.Remedy, Log: e.Log, Detail: e.Detail, Exit: e.Exit}
 }
 
 // Err returns the failure as an Error, or nil.

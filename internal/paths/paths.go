@@ -116,18 +116,29 @@ func (p Paths) Machine(name, id string) Machine {
 }
 
 // Files of a machine.
-func (m Machine) Record() string        { return filepath.Join(m.Dir, "record.json") }    // what is remembered
-func (m Machine) Status() string        { return filepath.Join(m.Dir, "status.json") }    // the supervisor's last word
-func (m Machine) Boot() string          { return filepath.Join(m.Dir, "boot.json") }      // the last boot, without keys
-func (m Machine) Alive() string         { return filepath.Join(m.Dir, "alive.lock") }     // flock held by the supervisor for life
-func (m Machine) Upper() string         { return filepath.Join(m.Dir, "upper.img") }      // the machine's own disk
-func (m Machine) ConfigDrive() string   { return filepath.Join(m.Dir, "config.img") }     // config drive of this generation
-func (m Machine) Logs() string          { return filepath.Join(m.Dir, "logs") }           // folder
-func (m Machine) GuestLog() string      { return filepath.Join(m.Logs(), "guest.jsonl") } // programs and agent
-func (m Machine) ConsoleLog() string    { return filepath.Join(m.Logs(), "console.log") } // kernel console
-func (m Machine) VMMLog() string        { return filepath.Join(m.Logs(), "vmm.log") }     // VMM process
+func (m Machine) Record() string        { return filepath.Join(m.Dir, "record.json") }                  // what is remembered
+func (m Machine) Status() string        { return filepath.Join(m.Dir, "status.json") }                  // the supervisor's last word
+func (m Machine) Boot() string          { return filepath.Join(m.Dir, "boot.json") }                    // the last boot, without keys
+func (m Machine) Alive() string         { return filepath.Join(m.Dir, "alive.lock") }                   // flock held by the supervisor for life
+func (m Machine) Upper() string         { return filepath.Join(m.Dir, "upper.img") }                    // the machine's own disk
+func (m Machine) ConfigDrive() string   { return filepath.Join(m.Dir, "config.img") }                   // config drive of this generation
+func (m Machine) Volume(i int) string   { return filepath.Join(m.Dir, fmt.Sprintf("volume%d.img", i)) } // copy of a host folder, for one boot
+func (m Machine) Logs() string          { return filepath.Join(m.Dir, "logs") }                         // folder
+func (m Machine) GuestLog() string      { return filepath.Join(m.Logs(), "guest.jsonl") }               // programs and agent
+func (m Machine) ConsoleLog() string    { return filepath.Join(m.Logs(), "console.log") }               // kernel console
+func (m Machine) VMMLog() string        { return filepath.Join(m.Logs(), "vmm.log") }                   // VMM process
 func (m Machine) SupervisorLog() string { return filepath.Join(m.Logs(), "supervisor.log") }
 func (m Machine) Control() string       { return filepath.Join(m.Runtime, "ctl") } // supervisor's API socket
+
+// PerBoot returns the drives that are made anew for each boot and hold its keys, or what was
+// copied from the host: they go when it ends.
+func (m Machine) PerBoot() []string {
+	out := []string{m.ConfigDrive()}
+	for i := range machine.MaxVolumes {
+		out = append(out, m.Volume(i))
+	}
+	return out
+}
 
 // CheckSocket refuses a socket path that the kernel would not take.
 func (m Machine) CheckSocket() error {

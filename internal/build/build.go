@@ -1,0 +1,97 @@
+// Package build makes images for the store from what people have: container images of a
+// registry or of another tool, Dockerfiles, root file systems, Nix flakes.
+//
+// It decides and connects: oci fetches and verifies, layer writes file trees, nix runs nix, and
+// image keeps the result. It starts no machine and keeps nothing of its own but the blobs that
+// it fetched. Package cli calls it.
+package build
+
+import (
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/image"
+)
+
+// Builder makes images.
+type Builder struct {
+	Images   *image.Store
+	Blobs    string   // folder of fetched layers
+	Work     string   // folder for what a build leaves on its way
+	Insecure []string // registries that are spoken to without TLS, as HOST or HOST:PORT
+	Version  string   // of this program, for the build record
+	Environ  []string // of the tools that are run
+}
+
+// stopDelay is how long a tool may take to end when it is told to.
+const stopDelay = 10 * time.Second
+
+// Progress is one step of a build, for people.
+type Progress struct {
+	Step           string
+	Done           bool
+	Duration       time.Duration
+	Current, Total int64 // bytes, when Total > 0
+}
+
+// Options say how an image is made.
+type Options struct {
+	Names    []string // of the image; empty: after its source
+	Platform string   // "linux/arm64"; "": this host's
+	Always   bool     // also when the store has it
+	Progress func(Progress)
+}
+
+// Result is an image that was made, or was there.
+type Result struct {
+	ID      string        `json:"id"`
+	Name    string        `json:"name"`
+	Source  string        `json:"source"`
+	Digest  string        `json:"digest,omitempty"` // of the source
+	Rootfs  string        `json:"rootfs"`           // digest of the root file system
+	Bytes   int64         `json:"disk_bytes"`       // really used
+	Cached  bool          `json:"cached"`           // nothing had to be made
+	Took    time.Duration `json:"took_ns"`
+	Notes   []string      `json:"notes,omitempty"`
+	Exposed []string      `json:"ports,omitempty"`
+}
+
+// result describes an image of the store.
+func result(img image.Image, cached bool, begin time.Time) Result {
+	return Result{
+		ID: img.ID, Name: img.Name(), Source: img.Source.Ref, Digest: img.Source.Digest, Rootfs: img.Content.Rootfs, Bytes: img.Used(),
+		Cached: cached, Took: time.Since(begin), Notes: img.Build.Notes, Exposed: img.Content.Config.Ports,
+	}
+}
+
+// step reports a step that begins and returns what reports its end.
+func (o Options) step(text string) (done func()) {
+	if o.Progress == nil {
+		return func() {}
+	}
+	begin := time.Now()
+	o.Progress(Progress{Step: text})
+	return func() { o.Progress(Progress{Step: text, Done: true, Duration: time.Since(begin)}) }
+}
+
+func (o Options) bytes(text string, current, total int64) {
+	if o.Progress != nil {
+		o.Progress(Progress{Step: text, Current: current, Total: total})
+	}
+}
+
+// names parses the names that were asked for, or those that the source suggests.
+func (o Options) names(suggested ...string) ([]image.Name, error) {
+	texts := o.Names
+	if len(texts) == 0 {
+		texts = suggested
+	}
+	var out []image.Name
+	for _, t := range texts {
+		n, err := image.ParseName(t)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}

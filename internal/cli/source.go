@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"context"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/mvmctl/mvmctl/internal/build"
+	"github.com/mvmctl/mvmctl/internal/config"
+	"github.com/mvmctl/mvmctl/internal/engine"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/ui"
+)
+
+// Builder is what the commands ask of package build: making images from whatever there is.
+type Builder interface {
+	Pull(ctx context.Context, ref string, o build.Options) (build.Result, error)
+	Rootfs(ctx context.Context, path string, o build.Options) (build.Result, error)
+	Dockerfile(ctx context.Context, path string, o build.Options) (build.Result, error)
+	Flake(ctx context.Context, ref, profile string, o build.Options) (build.Result, error)
+}
+
+// source is what an image is made from when it is not in the store.
+type source struct {
+	flake, profile     string
+	dockerfile, rootfs string
+}
+
+func (s source) given() bool { return s.flake != "" || s.dockerfile != "" || s.rootfs != "" }
+
+// registerSource adds the flags of `up`.
+func (s *source) register(f *pflag.FlagSet) {
+	f.StringVar(&s.flake, "flake", "", "build the image from a Nix flake: a `REF` such as . or github:owner/repo")
+	f.StringVar(&s.profile, "profile", "", "`NAME` of the flake's package (default \"default\")")
+	f.StringVar(&s.rootfs, "rootfs", "", "make the image from a `PATH`: a folder, a tar (gz, zst, xz) or an ext4 image")
+}
+
+// check refuses sources that exclude each other.
+func (s source) check(image string) error {
+	n := 0
+	for _, x := range []string{image, s.flake, s.dockerfile, s.rootfs} {
+		if x != "" {
+			n++
+		}
+	}
+	if n > 1 {
+		return machine.Usagef("usage.flag", "keep one of IMAGE, --flake and --rootfs", "a machine is made from one thing")
+	}
+	if s.profile != "" && s.flake == "" {
+		return machine.Usagef("usage.flag", "add --flake REF, or leave it out", "--profile is of a flake")
+	}
+	return nil
+}
+
+// builder makes the builder for the settings in force.
+func (a *app) builder(c config.Config) (Builder, error) {
+	if a.deps.Builder == nil {
+		return nil, machine.Errorf("internal.engine", "install a complete build of mvmctl", "this program cannot make images")
+	}
+	return a.deps.Builder(c)
+}
+
+// imageFor returns the name or id of the image that `up` is to start: it is built or pulled
+// first when it has to be.
+func (a *app) imageFor(ctx context.Context, cfg config.Config, eng Engine, image string, s source, progress *ui.Progress) (string, error) {
+	if !s.given() && !looksRemote(image) {
+		return image, nil // the store has it, or says what is near
+	}
+	if !s.given() {
+		if _, err := eng.Image(ctx, image); machine.CodeOf(err) != "image.not_found" {
+			return image, nil
+		}
+	}
+	b, err := a.builder(cfg)
+	if err != nil {
+		return "", err
+	}
+	o := build.Options{Progress: a.buildProgress(progress)}
+	var r build.Result
+	switch {
+	case s.flake != "":
+		r, err = b.Flake(ctx, s.flake, s.profile, o)
+	case s.dockerfile != "":
+		r, err = b.Dockerfile(ctx, s.dockerfile, o)
+	case s.rootfs != "":
+		r, err = b.Rootfs(ctx, s.rootfs, o)
+	default:
+		r, err = b.Pull(ctx, image, o)
+	}
+	if err != nil {
+		return "", err
+	}
+	if s.given() {
+		return r.ID, nil
+	}
+	return image, nil
+}
+
+// looksRemote reports whether a text can only mean an image of a registry or of another tool: a
+// bare word could be a slip of the pen, and is looked for in the store alone.
+func looksRemote(image string) bool {
+	return strings.ContainsAny(image, ":/@") && !strings.HasPrefix(image, "sha256:")
+}
+
+// buildProgress shows what a builder reports.
+func (a *app) buildProgress(p *ui.Progress) func(build.Progress) {
+	show := newSteps(p)
+	return func(g build.Progress) {
+		show.report(engine.Progress{Step: g.Step, Done: g.Done, Duration: g.Duration, Current: g.Current, Total: g.Total})
+	}
+}

@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mvmctl/mvmctl/internal/engine"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/ui"
+)
+
+func (a *app) volumeCommand() *cobra.Command {
+	return a.family(&cobra.Command{
+		Use: "volume", GroupID: groupImages,
+		Short: "Volumes: ls, create, inspect, rm, prune",
+		Long: `Volumes are disks with a name that outlive the machines they are attached to:
+
+  mvmctl up redis:7 -d --name cache -v data:/data
+
+makes the volume "data" if it is not there. Only one running machine can write it.`,
+	}, a.volumeListCommand(), a.volumeCreateCommand(), a.volumeInspectCommand(), a.volumeRemoveCommand(), a.volumePruneCommand())
+}
+
+func (a *app) volumeListCommand() *cobra.Command {
+	var quiet, asJSON bool
+	cmd := &cobra.Command{
+		Use: "ls [flags]", Aliases: []string{"list"},
+		Short:   "List the volumes",
+		Example: "  mvmctl volume ls",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			list, err := eng.Volumes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return ui.JSON(a.out, append([]engine.VolumeInfo{}, list...))
+			}
+			t := ui.Table{Header: []string{"NAME", "SIZE", "USED", "IN USE BY", "AGE"}}
+			for _, v := range list {
+				if quiet {
+					if _, err := fmt.Fprintln(a.out, v.Name); err != nil {
+						return err
+					}
+					continue
+				}
+				t.Row(v.Name, machine.FormatSize(v.Size), machine.FormatSize(v.Used), strings.Join(v.InUseBy, ","), ui.Age(time.Since(v.Created)))
+			}
+			if quiet {
+				return nil
+			}
+			return t.Print(a.out, a.width())
+		},
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
+	return cmd
+}
+
+func (a *app) volumeCreateCommand() *cobra.Command {
+	var size string
+	cmd := &cobra.Command{
+		Use:     "create [flags] NAME",
+		Short:   "Make a volume; one that is there already is left as it is",
+		Example: "  mvmctl volume create data --size 20G",
+		Args:    oneMachine,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var bytes int64
+			if size != "" {
+				n, err := positiveSize(size, machine.MinDisk, machine.MaxDisk, "size")
+				if err != nil {
+					return err
+				}
+				bytes = n
+			}
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			if err := eng.CreateVolume(cmd.Context(), args[0], bytes); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.out, args[0])
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&size, "size", "", "`SIZE` of the volume, sparse (default 8G)")
+	return cmd
+}
+
+func (a *app) volumeInspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "inspect NAME",
+		Short:             "Print everything about a volume, as JSON",
+		Example:           "  mvmctl volume inspect data",
+		Args:              oneMachine,
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			v, err := eng.Volume(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return ui.JSON(a.out, v)
+		},
+	}
+}
+
+func (a *app) volumeRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm NAME...", Aliases: []string{"remove", "delete"},
+		Short:             "Delete volumes and their data",
+		Long:              "Delete volumes and their data, for good. A volume that a machine has attached, running or\nnot, is refused.",
+		Example:           "  mvmctl volume rm data",
+		ValidArgsFunction: a.completeVolumes,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return machine.Usagef("usage.args", "usage: "+cmd.UseLine(), "NAME is missing")
+			}
+			return checkNames(args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			return a.every(cmd.Context(), args, func(ctx context.Context, name string) error { return eng.RemoveVolume(ctx, name) })
+		},
+	}
+}
+
+func (a *app) volumePruneCommand() *cobra.Command {
+	var dryRun, force bool
+	cmd := &cobra.Command{
+		Use:     "prune [flags]",
+		Short:   "Delete the volumes that no machine has attached",
+		Example: "  mvmctl volume prune --dry-run",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			eng, err := a.settledEngine()
+			if err != nil {
+				return err
+			}
+			list, err := eng.Volumes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, v := range list {
+				if len(v.InUseBy) == 0 {
+					names = append(names, v.Name)
+				}
+			}
+			if dryRun || len(names) == 0 {
+				for _, n := range names {
+					if _, err := fmt.Fprintln(a.out, n); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			if !force {
+				if err := a.confirm("mvmctl volume prune --force", fmt.Sprintf("Delete %d volumes and their data: %s?", len(names), strings.Join(names, ", "))); err != nil {
+					return err
+				}
+			}
+			return a.every(cmd.Context(), names, func(ctx context.Context, name string) error { return eng.RemoveVolume(ctx, name) })
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be deleted, and delete nothing")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	return cmd
+}
+
+// every does something with each name and prints the names with which it worked.
+func (a *app) every(ctx context.Context, names []string, do func(context.Context, string) error) error {
+	var errs several
+	for _, n := range names {
+		if err := do(ctx, n); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if _, err := fmt.Fprintln(a.out, ui.Line(n)); err != nil {
+			return err
+		}
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	return nil
+}

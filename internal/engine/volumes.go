@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/disk"
+	"github.com/mvmctl/mvmctl/internal/layer"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
+	"github.com/mvmctl/mvmctl/internal/volume"
+)
+
+// VolumeInfo describes one data volume.
+type VolumeInfo = volume.Info
+
+// attachVolumes makes the machine's volumes ready and returns their disks with what the guest
+// has to know of each.
+func (e *Engine) attachVolumes(ctx context.Context, rec machine.Record) ([]machine.Disk, []agentproto.Mount, error) {
+	var disks []machine.Disk
+	var mounts []agentproto.Mount
+	for i, v := range rec.Spec.Volumes {
+		d := machine.Disk{Role: machine.Role(fmt.Sprintf("volume%d", i)), ReadOnly: v.ReadOnly}
+		m := agentproto.Mount{Serial: d.Serial(), Path: v.Target, ReadOnly: v.ReadOnly}
+		var err error
+		switch v.Kind {
+		case machine.VolumeData:
+			m.Keep = true
+			d.Path, err = e.VolumeStore.Ensure(ctx, v.Source, v.Size)
+		default:
+			m.Memory = v.Kind == machine.VolumeSecret
+			d.Path = e.places(rec).Volume(i)
+			m.Entry, err = copyIn(ctx, v.Source, d.Path)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		disks, mounts = append(disks, d), append(mounts, m)
+	}
+	return disks, mounts, nil
+}
+
+// Bounds of what is copied into a machine at each start.
+const (
+	maxCopyFile  = 16 << 20 // one file
+	maxCopyBytes = 4 << 30  // a folder
+	copiedFile   = "file"   // how a single file is called on its drive
+)
+
+// copyIn writes a file or folder of the host to a drive, a folder with the owners that it has
+// here. It returns the entry that holds a single file, "" for a folder.
+func copyIn(ctx context.Context, source, drive string) (entry string, err error) {
+	info, err := os.Stat(source)
+	if err != nil {
+		return "", machine.Usagef("input.volume", "check the path and its permissions", "what was to be copied in cannot be read: %w", err)
+	}
+	switch {
+	case info.IsDir():
+		err = disk.CreateFile(drive, disk.Options{Label: "mvm-volume"}, func(w *disk.Writer) error {
+			limits := layer.DefaultLimits()
+			limits.Bytes = maxCopyBytes
+			_, err := layer.FromDir(ctx, w, source, layer.Options{Limits: limits})
+			return err
+		})
+	case !info.Mode().IsRegular():
+		return "", machine.Usagef("input.not_regular", "give a file or a folder", "%s is neither a file nor a folder", source)
+	case info.Size() > maxCopyFile:
+		return "", machine.Usagef("limit.file", "put it into a folder, or into a volume with a name", "%s has %s, and a single file may have %s", source, machine.FormatSize(info.Size()), machine.FormatSize(maxCopyFile))
+	default:
+		var data []byte
+		if data, err = os.ReadFile(source); err != nil {
+			return "", machine.Usagef("input.volume", "check the path and its permissions", "what was to be copied in cannot be read: %w", err)
+		}
+		entry = copiedFile
+		err = disk.CreateDrive(drive, "mvm-volume", 0, []disk.File{{Path: copiedFile, Mode: uint16(info.Mode().Perm()), Data: data}})
+	}
+	return entry, paths.WriteError("copying "+source, err)
+}
+
+// Volumes lists the data volumes with the machines that have them attached.
+func (e *Engine) Volumes(context.Context) ([]VolumeInfo, error) {
+	users, err := e.volumeUsers()
+	if err != nil {
+		return nil, err
+	}
+	list := e.VolumeStore.List()
+	for i := range list {
+		list[i].InUseBy = users(list[i].Name)
+	}
+	return list, nil
+}
+
+// Volume describes one data volume.
+func (e *Engine) Volume(_ context.Context, name string) (VolumeInfo, error) {
+	v, err := e.VolumeStore.Get(name)
+	if err != nil {
+		return v, err
+	}
+	users, err := e.volumeUsers()
+	if err != nil {
+		return v, err
+	}
+	v.InUseBy = users(name)
+	return v, nil
+}
+
+// CreateVolume makes a data volume; size 0 is the default. One that is there already is no
+// error.
+func (e *Engine) CreateVolume(ctx context.Context, name string, size int64) error {
+	_, err := e.VolumeStore.Ensure(ctx, name, size)
+	return err
+}
+
+// RemoveVolume deletes a data volume that no machine has attached.
+func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
+	users, err := e.volumeUsers()
+	if err != nil {
+		return err
+	}
+	if by := users(name); len(by) > 0 {
+		return machine.Errorf("volume.in_use", "delete the machines first: mvmctl rm "+strings.Join(by, " "), "volume %q is attached to %s", name, strings.Join(by, ", "))
+	}
+	return e.VolumeStore.Remove(ctx, name)
+}
+
+// volumeUsers returns which machines have a volume attached. One whose record cannot be read
+// may have any.
+func (e *Engine) volumeUsers() (func(name string) []string, error) {
+	recs, unknown, err := e.records()
+	if err != nil {
+		return nil, err
+	}
+	users := map[string][]string{}
+	for _, rec := range recs {
+		for _, v := range rec.Spec.Volumes {
+			if v.Kind == machine.VolumeData {
+				users[v.Source] = append(users[v.Source], rec.Name)
+			}
+		}
+	}
+	return func(name string) []string { return slices.Concat(users[name], unknown) }, nil
+}
