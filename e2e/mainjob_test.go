@@ -181,6 +181,15 @@ func TestCopy(t *testing.T) {
 				t.Errorf("file into the guest: %q", out)
 			}
 		}
+		if l.driver != "fake" { // whose copies are confined to the machine's own folder
+			l.must("cp", "m:/proc/cpuinfo", l.dir)
+			if got, err := os.ReadFile(filepath.Join(l.dir, "cpuinfo")); err != nil || !bytes.Contains(got, []byte("processor")) {
+				t.Errorf("the kernel's file out of the guest: %d bytes, %v", len(got), err)
+			}
+			if r := l.run("cp", "m:/dev/zero", l.dir); r.code != 125 || !strings.Contains(r.stderr, "not copied") {
+				t.Errorf("copy of a device: %v", r)
+			}
+		}
 		l.must("cp", src, "m:/tmp/")
 		l.must("cp", "m:/tmp/src", l.dir+"/back")
 		for _, name := range []string{"a.txt", "sub/b"} {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/mvmctl/mvmctl/internal/build"
+	"github.com/mvmctl/mvmctl/internal/catalog"
 	"github.com/mvmctl/mvmctl/internal/cli"
 	"github.com/mvmctl/mvmctl/internal/config"
 	"github.com/mvmctl/mvmctl/internal/doctor"
@@ -27,7 +28,14 @@ func deps() cli.Deps {
 			}
 			return e, nil
 		},
-		Builder:    newBuilder,
+		Builder: newBuilder,
+		Catalog: func() (catalog.Catalog, error) {
+			p, err := paths.Find(os.Getenv, os.Geteuid())
+			if err != nil {
+				return catalog.Catalog{}, err
+			}
+			return catalog.Load(filepath.Join(p.Config, "catalogs"))
+		},
 		Doctor:     host,
 		UserConfig: userConfig,
 		Version:    cli.VersionInfo{Version: version, Components: components},

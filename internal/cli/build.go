@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/mvmctl/mvmctl/internal/build"
+	"github.com/mvmctl/mvmctl/internal/catalog"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/ui"
 )
@@ -151,7 +152,17 @@ func (a *app) imagePullCommand() *cobra.Command {
 		Example: "  mvmctl image pull redis:7\n  mvmctl image pull oci:./layout:web -t web",
 		Args:    exactly("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			entry, listed, err := a.inCatalog(args[0])
+			if err != nil {
+				return err
+			}
 			return a.make(cmd, o, func(ctx context.Context, b Builder, bo build.Options) (build.Result, error) {
+				switch {
+				case listed:
+					return fetchEntry(ctx, b, entry, bo)
+				case args[0] == entry.Name && entry.Builder == catalog.BuilderEmbedded:
+					return b.Embedded(ctx, entry.Ref)
+				}
 				return b.Pull(ctx, args[0], bo)
 			})
 		},

@@ -45,6 +45,11 @@ type scripted struct {
 
 var errUnscripted = errors.New("the test did not script this call")
 
+// Image knows every image.
+func (s *scripted) Image(context.Context, string) (engine.ImageDetail, error) {
+	return engine.ImageDetail{}, nil
+}
+
 func (s *scripted) Up(ctx context.Context, spec machine.Spec, o engine.UpOptions) (engine.UpResult, error) {
 	if s.up == nil {
 		return engine.UpResult{}, errUnscripted

@@ -1,13 +1,17 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mvmctl/mvmctl/internal/catalog"
 	"github.com/mvmctl/mvmctl/internal/engine"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/ui"
@@ -16,10 +20,10 @@ import (
 func (a *app) imageCommand() *cobra.Command {
 	return a.family(&cobra.Command{
 		Use: "image", GroupID: groupImages,
-		Short: "Images: list, pull, import, export, info, tag, rm, prune, verify",
+		Short: "Images: list, search, pull, import, export, info, tag, rm, prune, verify",
 		Long: `Images are what "up" starts machines from. They are read-only and shared by all
 machines: what a machine writes goes to a disk of its own.`,
-	}, a.imageListCommand(), a.imagePullCommand(), a.imageImportCommand(), a.imageExportCommand(), a.imageInfoCommand(), a.imageTagCommand(), a.imageRemoveCommand(), a.imagePruneCommand(), a.imageVerifyCommand())
+	}, a.imageListCommand(), a.imageSearchCommand(), a.imagePullCommand(), a.imageImportCommand(), a.imageExportCommand(), a.imageInfoCommand(), a.imageTagCommand(), a.imageRemoveCommand(), a.imagePruneCommand(), a.imageVerifyCommand())
 }
 
 func (a *app) imageListCommand() *cobra.Command {
@@ -34,7 +38,7 @@ func (a *app) imageListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, err := eng.Images(cmd.Context())
+			list, err := a.allImages(cmd.Context(), eng)
 			if err != nil {
 				return err
 			}
@@ -50,6 +54,9 @@ func (a *app) imageListCommand() *cobra.Command {
 					continue
 				}
 				row := []string{i.Name, shortID(i.ID), i.Builder, "", yes(i.Cached), strconv.Itoa(i.InUseBy), ""}
+				if size, err := machine.ParseSize(i.Expected); err == nil && i.Expected != "" {
+					row[3] = "~" + machine.FormatSize(size)
+				}
 				if i.Cached {
 					row[3], row[6] = machine.FormatSize(i.Size), ui.Age(time.Since(i.Created))
 				}
@@ -70,6 +77,67 @@ func (a *app) imageListCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
+}
+
+// allImages are the images of the store and those of the catalog that are not in it.
+func (a *app) allImages(ctx context.Context, eng Engine) ([]engine.ImageInfo, error) {
+	list, err := eng.Images(ctx)
+	if err != nil || a.deps.Catalog == nil {
+		return list, err
+	}
+	c, err := a.deps.Catalog()
+	if err != nil {
+		return nil, err
+	}
+	have := map[string]int{}
+	for i, info := range list {
+		for _, n := range info.Names {
+			have[n] = i
+		}
+	}
+	for _, e := range c.All() {
+		if i, ok := have[e.Name]; ok {
+			list[i].Description, list[i].Tags = e.Description, e.Tags
+			continue
+		}
+		list = append(list, engine.ImageInfo{
+			Name: e.Name, Names: []string{e.Name}, Description: e.Description, Builder: e.Builder, Source: e.Ref, Tags: e.Tags, Expected: e.Size,
+		})
+	}
+	slices.SortStableFunc(list, func(x, y engine.ImageInfo) int {
+		return cmp.Or(strings.Compare(yes(y.Cached), yes(x.Cached)), strings.Compare(x.Name, y.Name))
+	})
+	return list, nil
+}
+
+func (a *app) imageSearchCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "search [flags] WORD...",
+		Short:   "Look for images in the catalog, by name, description and tags",
+		Example: "  mvmctl image search http",
+		Args:    atLeastOne("WORD"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if a.deps.Catalog == nil {
+				return machine.Errorf("internal.engine", "install a complete build of mvmctl", "this program has no catalog")
+			}
+			all, err := a.deps.Catalog()
+			if err != nil {
+				return err
+			}
+			found := all.Search(args...)
+			if asJSON {
+				return ui.JSON(a.out, append([]catalog.Entry{}, found...))
+			}
+			t := ui.Table{Header: []string{"NAME", "BUILDER", "SIZE", "TAGS", "DESCRIPTION"}}
+			for _, e := range found {
+				t.Row(e.Name, e.Builder, e.Size, strings.Join(e.Tags, ","), e.Description)
+			}
+			return t.Print(a.out, a.width())
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
+	return c
 }
 
 func (a *app) imageInfoCommand() *cobra.Command {

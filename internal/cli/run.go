@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/mvmctl/mvmctl/internal/catalog"
 	"github.com/mvmctl/mvmctl/internal/config"
 	"github.com/mvmctl/mvmctl/internal/doctor"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -48,6 +49,8 @@ type Deps struct {
 	Engine func(config.Config) (Engine, error)
 	// Builder makes the builder of images, under the same condition.
 	Builder func(config.Config) (Builder, error)
+	// Catalog reads the catalogs of images.
+	Catalog func() (catalog.Catalog, error)
 	// Supervise runs a machine's supervisor: the hidden command `supervise`.
 	Supervise func(ctx context.Context, args []string) error
 	// Doctor says what the host looks like; what it leaves nil the engine answers.

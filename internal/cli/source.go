@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/mvmctl/mvmctl/internal/build"
+	"github.com/mvmctl/mvmctl/internal/catalog"
 	"github.com/mvmctl/mvmctl/internal/config"
 	"github.com/mvmctl/mvmctl/internal/engine"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -18,6 +19,7 @@ type Builder interface {
 	Pull(ctx context.Context, ref string, o build.Options) (build.Result, error)
 	Rootfs(ctx context.Context, path string, o build.Options) (build.Result, error)
 	Dockerfile(ctx context.Context, path string, o build.Options) (build.Result, error)
+	Embedded(ctx context.Context, name string) (build.Result, error)
 	Flake(ctx context.Context, ref, profile string, o build.Options) (build.Result, error)
 }
 
@@ -61,24 +63,33 @@ func (a *app) builder(c config.Config) (Builder, error) {
 	return a.deps.Builder(c)
 }
 
-// imageFor returns the name or id of the image that `up` is to start: it is built or pulled
-// first when it has to be.
-func (a *app) imageFor(ctx context.Context, cfg config.Config, eng Engine, image string, s source, progress *ui.Progress) (string, error) {
-	if !s.given() && !looksRemote(image) {
-		return image, nil // the store has it, or says what is near
+// imageFor returns the name of the image that `up` is to start: it is built or fetched first when
+// it has to be. What the catalog says of a machine of it fills what nobody said.
+func (a *app) imageFor(ctx context.Context, cfg config.Config, eng Engine, spec *machine.Spec, s source, progress *ui.Progress) error {
+	if spec.Image == "" && !s.given() {
+		return nil // a machine that exists
+	}
+	o := build.Options{Progress: a.buildProgress(progress)}
+	entry, listed, err := a.inCatalog(spec.Image)
+	if err != nil {
+		return err
 	}
 	if !s.given() {
-		if _, err := eng.Image(ctx, image); machine.CodeOf(err) != "image.not_found" {
-			return image, nil
+		_, err := eng.Image(ctx, spec.Image)
+		unknown := machine.CodeOf(err) == "image.not_found" || machine.CodeOf(err) == "image.name"
+		if !unknown || !listed && !looksRemote(spec.Image) {
+			spec.Image = build.ImageName(spec.Image) // the store has it, or says what is near
+			return a.suggest(spec, entry)
 		}
 	}
 	b, err := a.builder(cfg)
 	if err != nil {
-		return "", err
+		return err
 	}
-	o := build.Options{Progress: a.buildProgress(progress)}
 	var r build.Result
 	switch {
+	case listed:
+		r, err = fetchEntry(ctx, b, entry, o)
 	case s.flake != "":
 		r, err = b.Flake(ctx, s.flake, s.profile, o)
 	case s.dockerfile != "":
@@ -86,15 +97,58 @@ func (a *app) imageFor(ctx context.Context, cfg config.Config, eng Engine, image
 	case s.rootfs != "":
 		r, err = b.Rootfs(ctx, s.rootfs, o)
 	default:
-		r, err = b.Pull(ctx, image, o)
+		r, err = b.Pull(ctx, spec.Image, o)
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
-	if s.given() {
-		return r.ID, nil
+	spec.Image = r.Name
+	return a.suggest(spec, entry)
+}
+
+// suggest fills in what the catalog says of a machine, where nobody else did.
+func (a *app) suggest(spec *machine.Spec, e catalog.Entry) error {
+	for _, s := range []struct {
+		text string
+		to   *int64
+	}{{e.Memory, &spec.Memory}, {e.Disk, &spec.Disk}} {
+		if s.text == "" || *s.to != 0 {
+			continue
+		}
+		n, err := machine.ParseSize(s.text)
+		if err != nil {
+			return err
+		}
+		*s.to = n
 	}
-	return image, nil
+	if spec.CPUs == 0 {
+		spec.CPUs = e.CPUs
+	}
+	return nil
+}
+
+// inCatalog finds the entry of a bare word.
+func (a *app) inCatalog(image string) (catalog.Entry, bool, error) {
+	if a.deps.Catalog == nil || machine.CheckName(image) != nil {
+		return catalog.Entry{}, false, nil
+	}
+	c, err := a.deps.Catalog()
+	if err != nil {
+		return catalog.Entry{}, false, err
+	}
+	e, ok := c.Find(image)
+	return e, ok && e.Builder != catalog.BuilderEmbedded, nil
+}
+
+// fetchEntry gets an image of the catalog, under the entry's name.
+func fetchEntry(ctx context.Context, b Builder, e catalog.Entry, o build.Options) (build.Result, error) {
+	if len(o.Names) == 0 {
+		o.Names = []string{e.Name}
+	}
+	if e.Builder == catalog.BuilderNix {
+		return b.Flake(ctx, e.Ref, e.Profile, o)
+	}
+	return b.Pull(ctx, e.Ref, o)
 }
 
 // looksRemote reports whether a text can only mean an image of a registry or of another tool: a

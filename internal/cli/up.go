@@ -26,8 +26,8 @@ type upOptions struct {
 	tty            ttyFlags
 	timings, json  bool
 	calledAs       string
-	source         string   // what to run: the one argument before --
-	from           source   // or what to make it from
+	source         string // what to run: the one argument before --
+	from           source // or what to make it from
 	services       []machine.Service
 	checks         []machine.Check
 	command        []string // after --
@@ -161,10 +161,10 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 	}
 	progress := a.newProgress(cfg)
 	defer progress.Stop()
-	if spec.Image, err = a.imageFor(ctx, cfg, eng, spec.Image, o.from, progress); err != nil {
+	if err := keepAsItWas(ctx, eng, cfg, &spec, o.from.given()); err != nil {
 		return err
 	}
-	if err := keepAsItWas(ctx, eng, cfg, &spec); err != nil {
+	if err := a.imageFor(ctx, cfg, eng, &spec, o.from, progress); err != nil {
 		return err
 	}
 	show := newSteps(progress)
@@ -249,7 +249,7 @@ func resolve(ctx context.Context, eng Engine, spec *machine.Spec, o upOptions) e
 
 // keepAsItWas leaves of the settings what applies to a machine that exists: the command line's,
 // and what is asked of the host. Files and variables otherwise speak of new machines.
-func keepAsItWas(ctx context.Context, eng Engine, cfg config.Config, spec *machine.Spec) error {
+func keepAsItWas(ctx context.Context, eng Engine, cfg config.Config, spec *machine.Spec, made bool) error {
 	said, err := specOf(cfg.Only(func(name string, v config.Value) bool {
 		return v.Source == config.SourceFlag || name == "require_isolation" || name == "timeout"
 	}))
@@ -257,7 +257,7 @@ func keepAsItWas(ctx context.Context, eng Engine, cfg config.Config, spec *machi
 		return err
 	}
 	switch {
-	case spec.Image == "":
+	case spec.Image == "" && !made:
 		spec.CPUs, spec.Memory, spec.Disk, spec.Driver, spec.Kernel = said.CPUs, said.Memory, said.Disk, said.Driver, said.Kernel
 	case spec.Disk != said.Disk && slices.Contains(eng.Names(ctx), spec.Name):
 		spec.Disk = said.Disk // its disk has its size

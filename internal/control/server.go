@@ -147,12 +147,5 @@ func reply(w http.ResponseWriter, v any) {
 func refuse(w http.ResponseWriter, status int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(failureOf(err))
-}
-
-func failureOf(err error) machine.Failure {
-	if e, ok := errors.AsType[*machine.Error](err); ok {
-		return machine.Failure{Code: e.Code, Message: e.Message, Remedy: e.Remedy, Log: e.Log, Detail: e.Detail, Exit: e.Exit}
-	}
-	return machine.Failure{Code: "internal", Message: err.Error()}
+	_ = json.NewEncoder(w).Encode(machine.FailureOf(err))
 }

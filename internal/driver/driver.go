@@ -80,6 +80,10 @@ type Driver interface {
 type Output struct {
 	Console io.Writer // raw bytes of the guest's serial console
 	VMM     io.Writer // what the VMM process prints itself
+
+	// Trouble hears of what goes wrong with a machine that goes on: one line for people, safe to
+	// print, each time it changes, and "" when it is over. nil: nobody listens.
+	Trouble func(text string)
 }
 
 // VM is a machine that a Driver started. It lives in the supervisor process. All methods are

@@ -145,6 +145,8 @@ type ImageInfo struct {
 	Source      string    `json:"source,omitempty"`
 	ID          string    `json:"id,omitempty"`
 	Arch        string    `json:"arch,omitempty"`
+	Tags        []string  `json:"tags,omitempty"`
+	Expected    string    `json:"expected_size,omitempty"` // of one that is not here, about
 	Cached      bool      `json:"cached"`
 	Size        int64     `json:"disk_bytes"` // really used
 	Created     time.Time `json:"created,omitzero"`

@@ -76,7 +76,7 @@ func (p *prober) check(ctx context.Context) (code int, output string, err error)
 	}
 	defer func() { _ = null.Close() }()
 	kept := &lastBytes{max: checkOutput}
-	out, read, err := pumpTo(kept)
+	out, read, err := p.m.pumpTo(kept)
 	if err != nil {
 		return 126, "", err
 	}

@@ -4,6 +4,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -55,13 +56,25 @@ func (m *Manager) Start(services []agentproto.Service, checks []agentproto.Check
 	for _, s := range services {
 		r := &runner{m: m, spec: s, stop: make(chan struct{}), done: make(chan struct{}), status: agentproto.ServiceStatus{Name: s.Name, State: "starting", Since: time.Now()}}
 		m.services = append(m.services, r)
-		go r.run()
+		go m.guarded(r.run, func(why string) { r.set("failed", why, nil) })
 	}
 	for _, c := range checks {
 		p := newProber(m, c)
 		m.probes = append(m.probes, p)
-		m.checks.Go(func() { p.run(m.ctx) })
+		m.checks.Go(func() { m.guarded(func() { p.run(m.ctx) }, func(why string) { p.judge(126, "", errors.New(why)) }) })
 	}
+}
+
+// guarded runs do; a panic goes to the output of the agent and ends nothing else.
+func (m *Manager) guarded(do func(), ended func(why string)) {
+	guestproc.Guard(func(text string) {
+		out := m.opts.Output("agent", "err")
+		_, _ = io.WriteString(out, text) // as with a service's own output, a writer that fails is left out
+		if c, ok := out.(io.Closer); ok {
+			_ = c.Close()
+		}
+		ended("the agent met a bug of its own; its output has more")
+	}, do)
 }
 
 // Status returns the state of every service, in start order.
@@ -87,8 +100,10 @@ func (m *Manager) CheckStatus() []agentproto.CheckStatus {
 }
 
 // Stop ends the checks, then the services in reverse order: each gets its stop signal, and its
-// whole group SIGKILL when its own or the given grace has passed. It returns when all are gone
-// or, with their groups killed, when ctx ends.
+// whole group SIGKILL when its own time has passed or its share of grace: what is left of it,
+// divided among those that are left. So all end within grace, one that hangs does not take the
+// time of those it leans on, and one that ends at once leaves its share to them. Stop returns
+// when all are gone or, with their groups killed, when ctx ends.
 func (m *Manager) Stop(ctx context.Context, grace time.Duration) {
 	m.mu.Lock()
 	m.stopped = true
@@ -96,7 +111,8 @@ func (m *Manager) Stop(ctx context.Context, grace time.Duration) {
 	m.mu.Unlock()
 	m.cancel()
 	m.checks.Wait()
-	for _, r := range slices.Backward(services) {
-		r.end(ctx, grace)
+	deadline := time.Now().Add(grace)
+	for i, r := range slices.Backward(services) {
+		r.end(ctx, max(0, time.Until(deadline))/time.Duration(i+1))
 	}
 }

@@ -159,11 +159,11 @@ func (r *runner) start(p agentproto.Process, limit time.Duration, running func(p
 		return agentproto.Exit{Code: 126}, err
 	}
 	defer func() { _ = file.Close() }()
-	out, outDone, err := pumpTo(r.m.opts.Output(r.spec.Name, "out"), file)
+	out, outDone, err := r.m.pumpTo(r.m.opts.Output(r.spec.Name, "out"), file)
 	if err != nil {
 		return agentproto.Exit{Code: 126}, err
 	}
-	errOut, errDone, err := pumpTo(r.m.opts.Output(r.spec.Name, "err"), file)
+	errOut, errDone, err := r.m.pumpTo(r.m.opts.Output(r.spec.Name, "err"), file)
 	if err != nil {
 		_ = out.Close()
 		return agentproto.Exit{Code: 126}, err
@@ -220,12 +220,13 @@ func (r *runner) end(ctx context.Context, grace time.Duration) {
 	if own := time.Duration(r.spec.StopTimeout); own > 0 && own < grace {
 		grace = own
 	}
+	deadline := time.Now().Add(grace)
 	for {
 		r.mu.Lock()
 		proc := r.proc
 		r.mu.Unlock()
 		if proc != nil {
-			proc.Stop(stopSignal(r.spec.StopSignal), grace)
+			proc.Stop(stopSignal(r.spec.StopSignal), max(0, time.Until(deadline)))
 		}
 		select {
 		case <-r.done:
@@ -281,7 +282,7 @@ func (dropped) Close() error                { return nil }
 
 // pumpTo returns the write end of a pipe whose bytes go to both writers. A writer that fails is
 // left out; the program must not notice.
-func pumpTo(writers ...io.Writer) (*os.File, <-chan struct{}, error) {
+func (m *Manager) pumpTo(writers ...io.Writer) (*os.File, <-chan struct{}, error) {
 	pr, pw, err := os.Pipe()
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a pipe: %w", err)
@@ -290,16 +291,20 @@ func pumpTo(writers ...io.Writer) (*os.File, <-chan struct{}, error) {
 	go func() {
 		defer close(done)
 		defer func() { _ = pr.Close() }()
-		buf := make([]byte, copyChunk)
-		for {
-			n, err := pr.Read(buf)
-			for _, w := range writers {
-				_, _ = w.Write(buf[:n])
-			}
-			if err != nil && !errors.Is(err, syscall.EINTR) {
-				return
-			}
-		}
+		m.guarded(func() { pumpAll(pr, writers) }, func(string) {})
 	}()
 	return pw, done, nil
+}
+
+func pumpAll(from io.Reader, writers []io.Writer) {
+	buf := make([]byte, copyChunk)
+	for {
+		n, err := from.Read(buf)
+		for _, w := range writers {
+			_, _ = w.Write(buf[:n])
+		}
+		if err != nil && !errors.Is(err, syscall.EINTR) {
+			return
+		}
+	}
 }

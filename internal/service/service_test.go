@@ -197,6 +197,33 @@ func TestStopEndsEverythingInReverse(t *testing.T) {
 	}
 }
 
+// The grace is for all services together: those that hang share it, and one that ends at once
+// leaves its share to the others.
+func TestStopSharesItsGrace(t *testing.T) {
+	w := newWorld(t)
+	said := filepath.Join(t.TempDir(), "said")
+	var all []agentproto.Service
+	// Stopped in reverse: the hanging ones first, the one that needs its time last.
+	all = append(all, sh("base", "trap 'echo base >> "+said+"; exit 0' TERM; echo up; while :; do sleep 0.05; done"))
+	for _, name := range []string{"a", "b", "c"} {
+		all = append(all, sh(name, "trap '' TERM; echo up; while :; do sleep 1; done"))
+	}
+	w.m.Start(all, nil)
+	for _, s := range all {
+		for w.output(s.Name+"/out") != "up\n" { // their traps are set
+			time.Sleep(time.Millisecond)
+		}
+	}
+	begin := time.Now()
+	w.m.Stop(context.Background(), 6*time.Second)
+	if d := time.Since(begin); d > 12*time.Second { // each its own 6 s would be 18
+		t.Errorf("stopping took %s", d)
+	}
+	if got, _ := os.ReadFile(said); string(got) != "base\n" {
+		t.Errorf("the last one was killed: %q", got)
+	}
+}
+
 // A server that forks and dies must not keep its port: the next start would never get it.
 func TestWhatAServiceLeavesBehindIsKilled(t *testing.T) {
 	w := newWorld(t)

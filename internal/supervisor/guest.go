@@ -26,6 +26,7 @@ type guest struct {
 
 	mu       sync.Mutex
 	client   *agentclient.Client
+	changed  chan struct{} // closed when client changes, and replaced
 	mainBusy int           // attached streams to the main program under way
 	mainIdle chan struct{} // closed while mainBusy is 0
 
@@ -39,7 +40,7 @@ type guest struct {
 func newGuest(o Options, vm driver.VM, logFile io.Writer, onExit func(int)) *guest {
 	idle := make(chan struct{})
 	close(idle)
-	return &guest{opts: o, vm: vm, onExit: onExit, logFile: logFile, mainIdle: idle, logged: make(chan struct{})}
+	return &guest{opts: o, vm: vm, onExit: onExit, logFile: logFile, mainIdle: idle, logged: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // connect makes the first connection. It tries again while the guest's end is not sane yet,
@@ -87,9 +88,7 @@ func (g *guest) connectOnce(ctx context.Context) (*agentclient.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.mu.Lock()
-	g.client = c
-	g.mu.Unlock()
+	g.use(c)
 	return c, nil
 }
 
@@ -103,9 +102,7 @@ func (g *guest) keep(ctx context.Context, c *agentclient.Client) {
 			pause = reconnectPause
 		}
 		_ = c.Close()
-		g.mu.Lock()
-		g.client = nil
-		g.mu.Unlock()
+		g.use(nil)
 		if ctx.Err() != nil {
 			return
 		}
@@ -188,6 +185,32 @@ func (g *guest) current() *agentclient.Client {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.client
+}
+
+// use makes c the connection; nil: there is none.
+func (g *guest) use(c *agentclient.Client) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.client = c
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// other waits for a connection that is not old, and returns nil when ctx ends first.
+func (g *guest) other(ctx context.Context, old *agentclient.Client) *agentclient.Client {
+	for {
+		g.mu.Lock()
+		c, changed := g.client, g.changed
+		g.mu.Unlock()
+		if c != nil && c != old {
+			return c
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // RoundTrip implements http.RoundTripper for the control socket's requests to the agent.

@@ -5,7 +5,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
@@ -13,11 +12,12 @@ import (
 
 // Bounds of the log files, in bytes; each is kept twice at most (rotatingFile).
 const (
-	consoleLimit = 2 << 20
-	vmmLimit     = 512 << 10
-	guestLimit   = 16 << 20
-	tailLimit    = 4 << 10 // of the console, for an error's detail
-	tailLines    = 15
+	consoleLimit    = 2 << 20
+	vmmLimit        = 512 << 10
+	guestLimit      = 16 << 20
+	supervisorLimit = 1 << 20
+	tailLimit       = 4 << 10 // of the console, for an error's detail
+	tailLines       = 15
 )
 
 // logs are one machine's log files.
@@ -81,7 +81,7 @@ func (s *supervisor) withConsole(e *machine.Error) error {
 func lastLines(data []byte, n int) string {
 	var lines []string
 	for line := range strings.SplitSeq(strings.ToValidUTF8(string(data), "\uFFFD"), "\n") {
-		line = escape(strings.TrimRight(line, "\r "))
+		line = machine.Printable(strings.TrimRight(line, "\r "))
 		if line != "" {
 			lines = append(lines, line)
 		}
@@ -90,15 +90,6 @@ func lastLines(data []byte, n int) string {
 		lines = lines[len(lines)-n:]
 	}
 	return strings.Join(lines, "\n")
-}
-
-func escape(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return '·'
-	}, s)
 }
 
 func sortPorts(ports []machine.Port) {

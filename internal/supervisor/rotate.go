@@ -2,8 +2,13 @@ package supervisor
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
 // rotatingFile is a log file that stays bounded: when it is full it becomes PATH.1, whose
@@ -16,6 +21,20 @@ type rotatingFile struct {
 	size  int64
 	f     *os.File
 	lost  int64 // bytes that could not be written since the last success
+
+	follow []int // descriptors that are to name the current file too
+}
+
+// OpenLog opens the supervisor's own log for its process, whose descriptors fds name the file
+// already (Spawn made them so) and go on to, so that the last words of a Go program that panics
+// are in the log as well.
+func OpenLog(path string, fds ...int) (io.WriteCloser, error) {
+	r, err := openRotating(path, supervisorLimit)
+	if err != nil {
+		return nil, paths.WriteError("opening the supervisor's log", err)
+	}
+	r.follow = fds
+	return r, nil
 }
 
 func openRotating(path string, limit int64) (*rotatingFile, error) {
@@ -62,6 +81,9 @@ func (r *rotatingFile) rotate() {
 		if f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
 			_ = r.f.Close()
 			r.f, r.size = f, 0
+			for _, fd := range r.follow {
+				_ = unix.Dup2(int(f.Fd()), fd) // when it fails, the old file gets what is written there
+			}
 			return
 		}
 		_ = os.Rename(r.path+".1", r.path)

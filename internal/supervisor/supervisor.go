@@ -79,7 +79,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	fault.Point(fault.SupListening)
 	s.phase("supervisor")
 
-	vm, err := s.opts.Driver.Start(ctx, s.opts.Request.Boot, driver.Output{Console: s.logs.consoleOut(), VMM: s.logs.vmmOut()})
+	vm, err := s.opts.Driver.Start(ctx, s.opts.Request.Boot, driver.Output{Console: s.logs.consoleOut(), VMM: s.logs.vmmOut(), Trouble: s.trouble})
 	if err != nil {
 		return err
 	}
@@ -217,82 +217,6 @@ func (s *supervisor) endedByItself(err error) error {
 	return s.withConsole(machine.Errorf("vm.exited", "`mvmctl up` starts it again", "the VMM ended: %w", err))
 }
 
-// stop takes the machine down: agent, then power button, then kill, each with a deadline.
-func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest) error {
-	s.update(func(st *machine.Status) {
-		st.State = machine.StateStopping
-		if st.Reason == "" {
-			st.Reason = "stopped"
-		}
-	})
-	fault.Point(fault.SupStopping)
-	grace := time.Duration(req.GraceMS) * time.Millisecond
-	if grace <= 0 {
-		grace = defaultGrace
-	}
-	factor := time.Duration(1)
-	if s.opts.Request.Slow {
-		factor = slowFactor
-	}
-	g := s.guest
-	c := g.current()
-	if c != nil && !req.Force {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second*factor)
-		err := c.Shutdown(ctx, agentproto.ShutdownRequest{Grace: agentproto.Duration(grace)})
-		cancel()
-		fault.Point(fault.SupShutdown)
-		if err != nil {
-			s.opts.Log.Warn("asking the guest to shut down", "error", err)
-		} else if s.await(gone, grace+powerOffTime*factor) {
-			s.drainLogs(g)
-			return nil
-		}
-		s.opts.Log.Warn("the guest did not power off in time")
-	}
-	if !req.Force && !s.Status().Ready.IsZero() {
-		if err := vm.Shutdown(context.Background()); err == nil && s.await(gone, powerKeyTime*factor) {
-			return nil
-		}
-	}
-	if c != nil && !req.Force {
-		s.update(func(st *machine.Status) { st.Reason = "killed: it did not stop in time" })
-	}
-	if err := vm.Kill(); err != nil {
-		return fmt.Errorf("killing the VMM: %w", err)
-	}
-	s.ended(<-gone)
-	return nil
-}
-
-// await waits for the VMM's end, for at most d; a forced stop cuts the wait short.
-func (s *supervisor) await(gone chan error, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case err := <-gone:
-		s.ended(err)
-		return true
-	case <-t.C:
-	case <-s.killNow:
-	}
-	return false
-}
-
-// ended notes how a VMM ended that was told to: for the log only.
-func (s *supervisor) ended(err error) {
-	if err != nil {
-		s.opts.Log.Info("the VMM ended", "error", err)
-	}
-}
-
-// drainLogs gives the log pump time for lines that came before the end.
-func (s *supervisor) drainLogs(g *guest) {
-	select {
-	case <-g.logged:
-	case <-time.After(drainLogs):
-	}
-}
-
 // mainExited is called when the main program has ended: its exit code is the machine's.
 func (s *supervisor) mainExited(code int) {
 	s.update(func(st *machine.Status) {
@@ -315,13 +239,19 @@ func (s *supervisor) finish(err error) {
 		s.opts.Log.Error("removing the runtime folder", "error", e)
 	}
 	// The config drive holds the guest's private key of this generation.
-	if e := os.Remove(s.opts.Places.ConfigDrive()); e != nil && !errors.Is(e, os.ErrNotExist) {
-		s.opts.Log.Error("removing the config drive", "error", e)
+	for _, drive := range s.opts.Places.PerBoot() {
+		if e := os.Remove(drive); e != nil && !errors.Is(e, os.ErrNotExist) {
+			s.opts.Log.Error("removing a drive of this boot", "error", e)
+		}
 	}
 	fault.Point(fault.SupCleaned)
 	var failure *machine.Failure
 	if err != nil {
-		failure = failureOf(err)
+		if machine.CodeOf(err) == "" {
+			err = machine.Errorf("supervisor.failed", "look at `mvmctl logs --source supervisor`", "%w", err)
+		}
+		f := machine.FailureOf(err)
+		failure = &f
 		s.opts.Log.Error("machine failed", "code", failure.Code, "error", err)
 	}
 	s.update(func(st *machine.Status) {
@@ -334,13 +264,6 @@ func (s *supervisor) finish(err error) {
 		s.tell(Event{Type: EventFailed, Failure: failure})
 	}
 	s.closeEvents()
-}
-
-func failureOf(err error) *machine.Failure {
-	if e, ok := errors.AsType[*machine.Error](err); ok {
-		return &machine.Failure{Code: e.Code, Message: e.Message, Remedy: e.Remedy, Log: e.Log, Detail: e.Detail, Exit: e.Exit}
-	}
-	return &machine.Failure{Code: "supervisor.failed", Message: err.Error(), Remedy: "look at `mvmctl logs --source supervisor`"}
 }
 
 // phase ends the current phase of the start and tells who waits for it.
@@ -370,6 +293,16 @@ func (s *supervisor) closeEvents() {
 		s.eventsOn = false
 		_ = s.opts.Events.Close()
 	}
+}
+
+// trouble notes what the VMM says goes wrong with a machine that goes on.
+func (s *supervisor) trouble(text string) {
+	if text == "" {
+		s.opts.Log.Info("the trouble is over")
+	} else {
+		s.opts.Log.Warn("trouble", "problem", text)
+	}
+	s.update(func(st *machine.Status) { st.Problem = text })
 }
 
 // update changes the status and saves it. A status that cannot be saved (a full disk) must

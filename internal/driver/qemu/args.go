@@ -175,6 +175,9 @@ func channel(h host, f fds) []string {
 	}
 }
 
+// diskNode is QEMU's name for the nth disk.
+func diskNode(n int) string { return "disk" + strconv.Itoa(n) }
+
 // diskArgs attaches one disk by descriptor, always as raw: a guest that writes another
 // format's header into its disk must not have it believed (libvirt commit a93402d4).
 func diskArgs(h host, d machine.Disk, n, fd int) ([]string, error) {
@@ -182,7 +185,7 @@ func diskArgs(h host, d machine.Disk, n, fd int) ([]string, error) {
 	if len(serial) > 20 || strings.Trim(serial, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return nil, machine.Errorf("boot.disk_role", "this is a bug in mvmctl; please report it", "%q is not a disk role", d.Role)
 	}
-	set, file, node := n+1, fmt.Sprintf("file%d", n), fmt.Sprintf("disk%d", n)
+	set, file, node := n+1, fmt.Sprintf("file%d", n), diskNode(n)
 	protocol := map[string]any{
 		"driver": "file", "node-name": file, "filename": fmt.Sprintf("/dev/fdset/%d", set),
 		"read-only": d.ReadOnly, "auto-read-only": false,
@@ -209,6 +212,8 @@ func diskArgs(h host, d machine.Disk, n, fd int) ([]string, error) {
 		"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, set),
 		"-blockdev", string(protocolJSON),
 		"-blockdev", string(formatJSON),
-		"-device", device(h, "virtio-blk", "drive="+node+",serial="+serial),
+		// QEMU's own choice is to pause the machine when the host's disk is full, which to whoever
+		// uses it is a hang. An error the guest's programs can tell and its file system can take.
+		"-device", device(h, "virtio-blk", "drive="+node+",serial="+serial+",werror=report,rerror=report"),
 	}, nil
 }

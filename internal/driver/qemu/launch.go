@@ -71,6 +71,7 @@ func (v *vm) prepare(h host, b machine.Boot, inherit *files, kernelArgs []string
 			return nil, diskError(d, err)
 		}
 		f.disks = append(f.disks, inherit.add(file))
+		v.ills.roles = append(v.ills.roles, d.Role)
 	}
 	if h.transport == transportVsock {
 		file, cid, err := openVsock()

@@ -37,6 +37,7 @@ type vm struct {
 
 	out   driver.Output
 	words tail       // end of what QEMU printed
+	ills  troubles   // what goes wrong while it goes on
 	watch panicWatch // what the console says of a panic
 
 	copying sync.WaitGroup // the readers of console and output
@@ -63,7 +64,10 @@ func newVM(out driver.Output, log *slog.Logger) *vm {
 	if out.VMM == nil {
 		out.VMM = io.Discard
 	}
-	return &vm{out: out, log: log, port: newPort(), done: make(chan struct{})}
+	if out.Trouble == nil {
+		out.Trouble = func(string) {}
+	}
+	return &vm{out: out, log: log, port: newPort(), ills: troubles{tell: out.Trouble}, done: make(chan struct{})}
 }
 
 // run starts the readers and the one who waits for the end.
@@ -193,6 +197,33 @@ func (v *vm) event(name string, data json.RawMessage) {
 		if json.Unmarshal(data, &d) == nil && d.ID == agentDevice {
 			v.port.changed(d.Open)
 		}
+	case eventBlockError:
+		v.ills.blockError(data)
+	case "STOP":
+		since := v.ills.stopped()
+		go v.askWhyStopped(since)
+	case "RESUME":
+		v.ills.resumed()
+	}
+}
+
+// askWhyStopped finds out why the guest was paused, which the event does not say.
+func (v *vm) askWhyStopped(since int) {
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	defer cancel()
+	q := v.monitor()
+	if q == nil {
+		return
+	}
+	data, err := q.execute(ctx, "query-status", nil)
+	if err != nil {
+		return
+	}
+	var d struct {
+		Status string `json:"status"`
+	}
+	if json.Unmarshal(data, &d) == nil {
+		v.ills.stoppedBy(since, d.Status)
 	}
 }
 
@@ -242,9 +273,11 @@ func (v *vm) sawGuest() {
 	v.mu.Unlock()
 }
 
-// Shutdown implements driver.VM. The guest notices only if it has a driver for the button;
-// Debian's cloud kernel has it as the module "button", which our initramfs does not load. The
-// agent's own shutdown is the regular way.
+// Shutdown implements driver.VM. The guest notices only if it has a driver for the button and a
+// program that listens. Debian's cloud kernel has the driver as modules ("button", "evdev"), which
+// our initramfs does not load: every boot would pay for them, and the program could only be the
+// agent, which has the channel to be told by; an agent that does not answer there would not
+// listen to a button either.
 func (v *vm) Shutdown(ctx context.Context) error {
 	_, err := v.monitor().execute(ctx, "system_powerdown", nil)
 	if errors.Is(err, errQMPClosed) {

@@ -1,0 +1,145 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/agentclient"
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/control"
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/fault"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// stop takes the machine down: agent, then power button, then kill, each with a deadline.
+func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest) error {
+	s.update(func(st *machine.Status) {
+		st.State = machine.StateStopping
+		if st.Reason == "" {
+			st.Reason = "stopped"
+		}
+	})
+	fault.Point(fault.SupStopping)
+	grace := time.Duration(req.GraceMS) * time.Millisecond
+	if grace <= 0 {
+		grace = defaultGrace
+	}
+	if up := !s.Status().Ready.IsZero(); up && !req.Force {
+		if s.askGuest(gone, grace) || s.pressButton(vm, gone) {
+			return nil
+		}
+		s.update(func(st *machine.Status) { st.Reason = "killed: it did not stop in time" })
+	}
+	if err := vm.Kill(); err != nil {
+		return fmt.Errorf("killing the VMM: %w", err)
+	}
+	s.ended(<-gone)
+	return nil
+}
+
+// askGuest has the agent shut the guest down, and reports whether the VMM has ended of it. An
+// agent that agrees gets its programs' grace and ample time to power off. One that does not even
+// answer within the grace gets nothing more: the guest stands still.
+func (s *supervisor) askGuest(gone chan error, grace time.Duration) bool {
+	factor := time.Duration(1)
+	if s.opts.Request.Slow {
+		factor = slowFactor
+	}
+	deadline := time.Now().Add(grace + powerOffTime*factor)
+	ctx, cancel := context.WithTimeout(context.Background(), max(grace, minAnswerTime))
+	defer cancel()
+	agreed := make(chan error, 1)
+	go func() { agreed <- s.guest.shutdown(ctx, grace) }()
+	select {
+	case err := <-agreed:
+		fault.Point(fault.SupShutdown)
+		if err != nil {
+			s.opts.Log.Warn("asking the guest to shut down", "error", err)
+			return false
+		}
+	case err := <-gone:
+		s.ended(err)
+		s.drainLogs(s.guest)
+		return true
+	case <-s.killNow:
+		return false
+	}
+	if s.await(gone, time.Until(deadline)) {
+		s.drainLogs(s.guest)
+		return true
+	}
+	s.opts.Log.Warn("the guest did not power off in time")
+	return false
+}
+
+// shutdown asks the guest to shut down, and returns nil when it has agreed. A connection that
+// ends over the question is no answer: a guest that powers off at once looks like that, and so
+// does one whose agent lost the connection for another reason and takes a new one. It is asked
+// again then; when it does not come back, it is going down.
+func (g *guest) shutdown(ctx context.Context, grace time.Duration) error {
+	var asked *agentclient.Client
+	for {
+		c := g.other(ctx, asked)
+		switch {
+		case c == nil && asked != nil:
+			return nil
+		case c == nil:
+			return fmt.Errorf("no connection to the guest agent: %w", ctx.Err())
+		}
+		err := c.Shutdown(ctx, agentproto.ShutdownRequest{Grace: agentproto.Duration(grace)})
+		if agentproto.CodeOf(err) != agentproto.CodeLost {
+			return err
+		}
+		asked = c
+	}
+}
+
+// pressButton presses the power button and reports whether that ended the VMM. It is the last
+// resort before the kill, for a guest with a listener of its own; a VMM that stands still does
+// not even take it.
+func (s *supervisor) pressButton(vm driver.VM, gone chan error) bool {
+	select {
+	case <-s.killNow:
+		return false
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), powerKeyTime)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	if err := vm.Shutdown(ctx); err != nil {
+		s.opts.Log.Warn("pressing the power button", "error", err)
+		return false
+	}
+	return s.await(gone, time.Until(deadline))
+}
+
+// await waits for the VMM's end, for at most d; a forced stop cuts the wait short.
+func (s *supervisor) await(gone chan error, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case err := <-gone:
+		s.ended(err)
+		return true
+	case <-t.C:
+	case <-s.killNow:
+	}
+	return false
+}
+
+// ended notes how a VMM ended that was told to: for the log only.
+func (s *supervisor) ended(err error) {
+	if err != nil {
+		s.opts.Log.Info("the VMM ended", "error", err)
+	}
+}
+
+// drainLogs gives the log pump time for lines that came before the end.
+func (s *supervisor) drainLogs(g *guest) {
+	select {
+	case <-g.logged:
+	case <-time.After(drainLogs):
+	}
+}
