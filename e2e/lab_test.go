@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
 // commandTime bounds one mvmctl command: an emulated guest on a busy two-core machine, with
@@ -263,7 +264,7 @@ func (l *lab) nothingLeft() {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Pid))
 		l.t.Errorf("a process is left: %d %s", p.Pid, bytes.ReplaceAll(line, []byte{0}, []byte{' '}))
 	}
-	for _, dir := range []string{"state/machines", "state/locks", "run"} {
+	for _, dir := range []string{"state/machines", "state/locks", "run", "cache/images/tmp"} {
 		_ = filepath.WalkDir(filepath.Join(l.dir, dir), func(p string, _ os.DirEntry, err error) error {
 			if err == nil && p != filepath.Join(l.dir, dir) {
 				l.t.Errorf("a file is left: %s", strings.TrimPrefix(p, l.dir))
@@ -278,4 +279,27 @@ func eachDriver(t *testing.T, faulty bool, test func(t *testing.T, l *lab)) {
 	for _, d := range []string{"fake", "qemu"} {
 		t.Run(d, func(t *testing.T) { test(t, newLab(t, d, faulty)) })
 	}
+}
+
+// ownCache gives the lab a cache of its own, with the user's kernels in it.
+func (l *lab) ownCache() {
+	l.t.Helper()
+	p, err := paths.Find(os.Getenv, os.Geteuid())
+	if err != nil {
+		l.t.Skipf("missing: a cache folder: %v", err)
+	}
+	own := filepath.Join(l.dir, "cache")
+	if err := os.MkdirAll(own, 0o700); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, shared := range []string{"kernels", "qemu.json"} {
+		from := filepath.Join(p.Cache, shared)
+		if _, err := os.Stat(from); err != nil {
+			continue // it is made when it is needed
+		}
+		if err := os.Symlink(from, filepath.Join(own, shared)); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	l.env = append(l.env, "MVM_CACHE_DIR="+own)
 }

@@ -7,6 +7,7 @@
 package build
 
 import (
+	"context"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/image"
@@ -63,6 +64,16 @@ func result(img image.Image, cached bool, begin time.Time) Result {
 	}
 }
 
+// Embedded makes an image that is inside this program.
+func (b *Builder) Embedded(ctx context.Context, name string) (Result, error) {
+	begin := time.Now()
+	img, err := b.Images.Ensure(ctx, name)
+	if err != nil {
+		return Result{}, err
+	}
+	return result(img, img.Build.Created.Before(begin), begin), nil
+}
+
 // step reports a step that begins and returns what reports its end.
 func (o Options) step(text string) (done func()) {
 	if o.Progress == nil {
@@ -77,6 +88,15 @@ func (o Options) bytes(text string, current, total int64) {
 	if o.Progress != nil {
 		o.Progress(Progress{Step: text, Current: current, Total: total})
 	}
+}
+
+// ImageName returns a name in the form in which lists show it; what is no name stays as it is.
+func ImageName(text string) string {
+	n, err := image.ParseName(text)
+	if err != nil {
+		return text
+	}
+	return n.String()
 }
 
 // names parses the names that were asked for, or those that the source suggests.

@@ -1,0 +1,661 @@
+package oci
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+// layerSite is a site whose only layer is answered by do; everything else is honest.
+func layerSite(t *testing.T, size int, do func(w http.ResponseWriter, r *http.Request, data []byte)) (*site, *content) {
+	t.Helper()
+	content := makeImage(t, size)
+	s := newSite(t, content)
+	l := content.layers[0]
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, l.Digest) {
+			return false
+		}
+		do(w, r, content.blobs[l.Digest])
+		return true
+	}
+	return s, content
+}
+
+// cutAfter answers as it should and breaks off after n bytes.
+func cutAfter(w http.ResponseWriter, r *http.Request, data []byte, n int) {
+	from := 0
+	if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); err == nil {
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
+		w.Header().Set("Content-Length", strconv.Itoa(len(data)-from))
+		w.WriteHeader(http.StatusPartialContent)
+	} else {
+		w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	}
+	_, _ = w.Write(data[from:min(from+n, len(data))])
+	if from+n < len(data) {
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// TestTruncated: a body that is cut is resumed where it broke off, five times (A060).
+func TestTruncated(t *testing.T) {
+	t.Parallel()
+	const step = 64 << 10
+	for _, at := range []int{step, 2 * step, 3 * step, 1} {
+		t.Run(strconv.Itoa(at), func(t *testing.T) {
+			t.Parallel()
+			s, content := layerSite(t, 5*step, func(w http.ResponseWriter, r *http.Request, data []byte) {
+				if r.Header.Get("Range") == "" {
+					cutAfter(w, r, data, at)
+				}
+				cutAfter(w, r, data, len(data))
+			})
+			b := newBlobs(t)
+			img, err := pull(t, newClient(t), s.source(t, ":1"), b)
+			must(t, err)
+			wantLayers(t, b, img, content)
+			if s.sent > img.Size+int64(len(content.manifest)+len(content.config)) {
+				t.Errorf("%d bytes were sent for %d", s.sent, img.Size)
+			}
+		})
+	}
+	t.Run("forever", func(t *testing.T) {
+		t.Parallel()
+		s, content := layerSite(t, 20*step, func(w http.ResponseWriter, r *http.Request, data []byte) { cutAfter(w, r, data, step) })
+		b := newBlobs(t)
+		_, err := pull(t, newClient(t), s.source(t, ":1"), b)
+		wantCode(t, err, "peer.truncated")
+		wantNothing(t, b, content)
+		l := content.layers[0]
+		if n := b.begun(l.Digest, l.Size); n != 6*step {
+			t.Errorf("%d bytes were kept, want six times %d", n, step)
+		}
+		// The next one goes on from there, and so in the end it is here.
+		for range 2 {
+			_, err = pull(t, newClient(t), s.source(t, ":1"), b)
+			wantCode(t, err, "peer.truncated")
+		}
+		img, err := pull(t, newClient(t), s.source(t, ":1"), b)
+		must(t, err)
+		wantLayers(t, b, img, content)
+	})
+	t.Run("at once", func(t *testing.T) {
+		t.Parallel()
+		s, content := layerSite(t, step, func(http.ResponseWriter, *http.Request, []byte) { panic(http.ErrAbortHandler) })
+		_, err := pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+		wantCode(t, err, "peer.truncated")
+		// net/http itself asks again when a connection that it has used before is closed at once.
+		if n := len(s.asked(content.layers[0].Digest)); n < 6 || n > 7 {
+			t.Errorf("asked %d times, want once and five times more", n)
+		}
+	})
+	t.Run("a short length", func(t *testing.T) {
+		t.Parallel()
+		s, _ := layerSite(t, step, func(w http.ResponseWriter, _ *http.Request, data []byte) { _, _ = w.Write(data[:1000]) })
+		_, err := pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+		wantCode(t, err, "peer.truncated")
+	})
+}
+
+// TestTooLong: what is longer than promised is cut one byte later (A061).
+func TestTooLong(t *testing.T) {
+	t.Parallel()
+	for name, do := range map[string]func(w http.ResponseWriter, r *http.Request, data []byte){
+		"length": func(w http.ResponseWriter, _ *http.Request, data []byte) { _, _ = w.Write(append(data, 0)) },
+		"no length": func(w http.ResponseWriter, _ *http.Request, data []byte) {
+			_ = http.NewResponseController(w).Flush()
+			_, _ = w.Write(append(data, 0))
+		},
+		"endless": func(w http.ResponseWriter, r *http.Request, _ []byte) {
+			for r.Context().Err() == nil {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, content := layerSite(t, 100_000, do)
+			b := newBlobs(t)
+			_, err := pull(t, newClient(t), s.source(t, ":1"), b)
+			wantCode(t, err, "integrity.size")
+			wantNothing(t, b, content)
+			if n := len(s.asked(content.layers[0].Digest)); n != 1 {
+				t.Errorf("asked %d times", n)
+			}
+		})
+	}
+}
+
+func TestWrongContent(t *testing.T) {
+	t.Parallel()
+	s, content := layerSite(t, 1000, func(w http.ResponseWriter, _ *http.Request, data []byte) { _, _ = w.Write(make([]byte, len(data))) })
+	b := newBlobs(t)
+	_, err := pull(t, newClient(t), s.source(t, ":1"), b)
+	wantCode(t, err, "integrity.digest")
+	wantNothing(t, b, content)
+	if n := b.begun(content.layers[0].Digest, 1<<20); n != 0 {
+		t.Errorf("%d wrong bytes were kept", n)
+	}
+}
+
+// TestStandstill: silence and dripping end (A063).
+func TestStandstill(t *testing.T) {
+	t.Parallel()
+	until := func(r *http.Request) { <-r.Context().Done() }
+	t.Run("mid-body", func(t *testing.T) {
+		t.Parallel()
+		s, content := layerSite(t, 100_000, func(w http.ResponseWriter, r *http.Request, data []byte) {
+			if r.Header.Get("Range") == "" {
+				_, _ = w.Write(data[:5000])
+				_ = http.NewResponseController(w).Flush()
+			}
+			until(r)
+		})
+		c, b := newClient(t), newBlobs(t)
+		c.tune.idle = 200 * time.Millisecond
+		_, err := pull(t, c, s.source(t, ":1"), b)
+		wantCode(t, err, "peer.timeout")
+		l := content.layers[0]
+		if n := b.begun(l.Digest, l.Size); n != 5000 {
+			t.Errorf("%d bytes were kept", n)
+		}
+		// Asked again because it had moved, and then no more.
+		if n := len(s.asked(l.Digest)); n != 2 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+	t.Run("drip", func(t *testing.T) {
+		t.Parallel()
+		s, _ := layerSite(t, 100_000, func(w http.ResponseWriter, r *http.Request, data []byte) {
+			if r.Header.Get("Range") != "" {
+				until(r)
+			}
+			for i := range data {
+				_, _ = w.Write(data[i : i+1])
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-r.Context().Done():
+					return
+				case <-time.After(5 * time.Millisecond):
+				}
+			}
+		})
+		c := newClient(t)
+		c.tune.idle, c.tune.window, c.tune.floor = 2*time.Second, 300*time.Millisecond, 10_000
+		_, err := pull(t, c, s.source(t, ":1"), newBlobs(t))
+		wantCode(t, err, "peer.timeout")
+	})
+	t.Run("after accept, headers, handshake", func(t *testing.T) {
+		t.Parallel()
+		for _, greeting := range []string{"", "HTTP/1.1 200 OK\r\nX-Drip: "} {
+			l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
+			must(t, err)
+			t.Cleanup(func() { _ = l.Close() })
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					t.Cleanup(func() { _ = conn.Close() })
+					_, _ = io.WriteString(conn, greeting)
+				}
+			}()
+			c := newClient(t)
+			c.tune.idle = 200 * time.Millisecond
+			_, err = c.Resolve(t.Context(), parse(t, l.Addr().String()+"/app"), amd64)
+			wantCode(t, err, "peer.timeout")
+			// The same, but we begin with a TLS handshake.
+			at, _ := url.Parse("https://" + l.Addr().String())
+			_, err = c.send(t.Context(), at, at, http.MethodGet, http.Header{}, nil)
+			if greeting == "" {
+				wantCode(t, err, "peer.timeout")
+			} else {
+				wantCode(t, err, "peer.tls")
+			}
+		}
+	})
+	t.Run("reset", func(t *testing.T) {
+		t.Parallel()
+		s, _ := layerSite(t, 100_000, func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err == nil {
+				_ = conn.(*net.TCPConn).SetLinger(0)
+				_ = conn.Close()
+			}
+		})
+		_, err := pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+		wantCode(t, err, "peer.unavailable")
+	})
+}
+
+// TestRanges: what is not the range that was asked for is never appended (A070).
+func TestRanges(t *testing.T) {
+	t.Parallel()
+	const left = 40_000
+	for name, do := range map[string]func(w http.ResponseWriter, r *http.Request, data []byte){
+		"200": func(w http.ResponseWriter, _ *http.Request, data []byte) { _, _ = w.Write(data) },
+		"wrong": func(w http.ResponseWriter, _ *http.Request, data []byte) {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", len(data)-1, len(data)))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(data)
+		},
+		"none": func(w http.ResponseWriter, _ *http.Request, data []byte) {
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(data[left:])
+		},
+		"other size": func(w http.ResponseWriter, _ *http.Request, data []byte) {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", left, len(data)-1, len(data)+1))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(data[left:])
+		},
+		"416": func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, content := layerSite(t, 100_000, func(w http.ResponseWriter, r *http.Request, data []byte) {
+				if r.Header.Get("Range") == "" {
+					_, _ = w.Write(data)
+					return
+				}
+				do(w, r, data)
+			})
+			b := newBlobs(t)
+			l := content.layers[0]
+			must(t, os.WriteFile(b.path(l.Digest)+partialSuffix, content.blobs[l.Digest][:left], 0o600))
+			img, err := pull(t, newClient(t), s.source(t, ":1"), b)
+			must(t, err)
+			wantLayers(t, b, img, content)
+		})
+	}
+	t.Run("unasked", func(t *testing.T) {
+		t.Parallel()
+		s, _ := layerSite(t, 1000, func(w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(http.StatusPartialContent) })
+		_, err := pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+		wantCode(t, err, "peer.invalid")
+	})
+}
+
+// TestEncoding: a blob is hashed as it is stored, whatever its transport says it is (A070).
+func TestEncoding(t *testing.T) {
+	t.Parallel()
+	s, content := layerSite(t, 1000, func(w http.ResponseWriter, r *http.Request, data []byte) {
+		if got := r.Header.Get("Accept-Encoding"); got != "identity" {
+			t.Errorf("Accept-Encoding: %s", got)
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(data)
+	})
+	b := newBlobs(t)
+	img, err := pull(t, newClient(t), s.source(t, ":1"), b)
+	must(t, err)
+	wantLayers(t, b, img, content)
+}
+
+// TestBusy: a registry that has no time is asked again, later, and not for ever (A071).
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{429, 500, 503} {
+		for _, after := range []string{"", "1000000000", "-5", "Mon, 02 Jan 2006 15:04:05 GMT", "soon", "99999999999999999999"} {
+			content := makeImage(t, 10)
+			s := newSite(t, content)
+			fails := 3
+			s.before = func(w http.ResponseWriter, _ *http.Request) bool {
+				if fails--; fails < 0 {
+					return false
+				}
+				w.Header().Set("Retry-After", after)
+				w.WriteHeader(code)
+				return true
+			}
+			c := newClient(t)
+			var waits []time.Duration
+			c.tune.wait = func(_ context.Context, d time.Duration) error { waits = append(waits, d); return nil }
+			_, err := pull(t, c, s.source(t, ":1"), newBlobs(t))
+			must(t, err)
+			if len(waits) != 3 {
+				t.Errorf("%v", waits)
+			}
+			for i, d := range waits {
+				least := c.tune.backoff << i
+				if after == "1000000000" {
+					least = c.tune.longest
+				}
+				if d < least || d > c.tune.longest {
+					t.Errorf("%d, Retry-After %q: try %d waits %v", code, after, i, d)
+				}
+			}
+			fails = 1000
+			_, err = pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+			wantCode(t, err, "peer.unavailable")
+			if fails != 1000-6 {
+				t.Errorf("asked %d times", 1000-fails)
+			}
+		}
+	}
+}
+
+// TestMissingBlob: a manifest that names what the registry does not have (A074).
+func TestMissingBlob(t *testing.T) {
+	t.Parallel()
+	content := makeImage(t, 10)
+	s := newSite(t, content)
+	delete(content.blobs, content.layers[0].Digest)
+	_, err := pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+	wantCode(t, err, "peer.lied")
+	delete(content.blobs, digestOf(content.config))
+	_, err = pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+	wantCode(t, err, "peer.lied")
+}
+
+// TestWords: what a registry says is escaped and short (A080).
+func TestWords(t *testing.T) {
+	t.Parallel()
+	evil := "\x1b]0;owned\x07\r\n\u202e" + strings.Repeat("x", 2_000)
+	content := makeImage(t, 10)
+	for _, code := range []int{400, 403, 418, 500} {
+		s := newSite(t, content)
+		s.before = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(code)
+			_, _ = w.Write(asJSON(t, map[string]any{"errors": []any{map[string]any{"code": evil, "message": evil}}}))
+			return true
+		}
+		_, err := pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+		if err == nil || strings.ContainsAny(err.Error(), "\x1b\r\n\u202e") || len(err.Error()) > 1000 {
+			t.Errorf("%d: %q", code, err)
+		}
+	}
+	for _, p := range []Platform{{OS: evil, Arch: evil}, {OS: "linux", Arch: "amd64", Variant: evil}} {
+		err := platformError(amd64, []Platform{p})
+		wantCode(t, err, "image.platform")
+	}
+}
+
+// TestRedirects of each kind that a registry may not send us on (A065).
+func TestRedirects(t *testing.T) {
+	t.Parallel()
+	content := makeImage(t, 1000)
+	l := content.layers[0]
+	bait := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("a request arrived at %s: %s", r.Host, r.URL)
+	}))
+	t.Cleanup(bait.Close)
+	baitPort := bait.URL[strings.LastIndex(bait.URL, ":"):]
+	for name, to := range map[string]string{
+		"loop": "/v2/app/blobs/" + l.Digest, "file": "file:///etc/passwd", "unix": "unix:///run/x", "gopher": "gopher://x/",
+		"loopback": bait.URL, "localhost": "http://localhost" + baitPort, "ip6": "http://[::1]" + baitPort, "mapped": "http://[::ffff:127.0.0.1]" + baitPort,
+		"zero":     "http://0.0.0.0" + baitPort,
+		"metadata": "http://169.254.169.254/latest", "private": "http://10.0.0.1/", "ula": "http://[fd00::1]/", "link": "http://[fe80::1]/",
+		"nat64": "http://[64:ff9b::7f00:1]" + baitPort, "dot": "http://localhost." + baitPort,
+		"user": "http://a:b@example.com/", "empty": "", "garbage": "http://[", "no host": "http:///x", "name": "http://bait.test" + baitPort,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, content)
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, l.Digest) {
+					return false
+				}
+				w.Header()["Location"] = []string{to}
+				w.WriteHeader(http.StatusTemporaryRedirect)
+				return true
+			}
+			c, src := inPublic(t, s)
+			_, err := pull(t, c, src, newBlobs(t))
+			wantCode(t, err, "peer.redirect")
+			if n := len(s.asked(l.Digest)); name != "loop" && n != 1 || n > 6 {
+				t.Errorf("asked %d times", n)
+			}
+		})
+	}
+}
+
+// inPublic gives a site a name and an address in public. Other names are of this host.
+func inPublic(t *testing.T, s *site) (*Client, Source) {
+	t.Helper()
+	_, port, err := net.SplitHostPort(s.host())
+	must(t, err)
+	c := newClient(t)
+	c.o.Insecure = []string{"registry.example.com"}
+	c.tune.dial = func(ctx context.Context, network, address string, check func(netip.Addr) error) (net.Conn, error) {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case host == "registry.example.com":
+			conn, err := dial(ctx, network, net.JoinHostPort("127.0.0.1", port), nil)
+			return publicConn{conn}, err
+		case strings.HasSuffix(host, ".test"):
+			return dial(ctx, network, net.JoinHostPort("127.0.0.1", port), check)
+		}
+		return dial(ctx, network, address, check)
+	}
+	return c, parse(t, "registry.example.com:"+port+"/app:1")
+}
+
+type publicConn struct{ net.Conn }
+
+func (publicConn) RemoteAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(93, 184, 216, 34), Port: 443}
+}
+
+func TestHops(t *testing.T) {
+	t.Parallel()
+	c := newClient(t)
+	for _, test := range []struct {
+		from, to string
+		ok       bool
+	}{
+		{"https://registry.example.com", "https://cdn.example.net", true},
+		{"https://registry.example.com", "http://cdn.example.net", false},
+		{"https://registry.example.com", "http://registry.example.com", false},
+		{"https://registry.example.com", "https://127.0.0.1", false},
+		{"https://registry.example.com", "https://10.1.2.3", false},
+		{"https://registry.example.com", "https://100.64.0.1", false},
+		{"https://registry.example.com", "https://a.localhost", false},
+		{"https://registry.example.com", "https://8.8.8.8", true},
+		{"https://10.0.0.1", "https://10.0.0.2", true},
+		{"https://10.0.0.1", "https://8.8.8.8", true},
+		{"https://10.0.0.1", "https://127.0.0.1", false},
+		{"https://10.0.0.1", "https://169.254.169.254", false},
+		{"https://169.254.1.1", "https://127.0.0.1", false},
+		{"http://127.0.0.1:5000", "http://127.0.0.1:6000", true},
+		{"http://127.0.0.1:5000", "https://127.0.0.1:6000", true},
+		{"http://127.0.0.1:5000", "http://10.0.0.1", true},
+		{"http://127.0.0.1:5000", "http://169.254.169.254", false},
+		{"http://127.0.0.1:5000", "http://[ff02::1]", false},
+		{"http://127.0.0.1:5000", "http://255.255.255.255", false},
+	} {
+		from, err := url.Parse(test.from)
+		must(t, err)
+		to, err := url.Parse(test.to)
+		must(t, err)
+		if err := c.checkHop(from, from, to); (err == nil) != test.ok {
+			t.Errorf("%s → %s: %v", test.from, test.to, err)
+		}
+	}
+}
+
+// TestRedirectWithoutCredentials: where the registry sends us, nobody learns who we are (A065).
+func TestRedirectWithoutCredentials(t *testing.T) {
+	t.Parallel()
+	content := makeImage(t, 1000)
+	l := content.layers[0]
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" || r.Header.Get("Cookie") != "" || r.Header.Get("Referer") != "" {
+			t.Errorf("credentials went to another host: %v", r.Header)
+		}
+		_, _ = w.Write(content.blobs[l.Digest])
+	}))
+	t.Cleanup(storage.Close)
+	s := newSite(t, content)
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if u, p, _ := r.BasicAuth(); u != "me" || p != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		if strings.HasSuffix(r.URL.Path, l.Digest) {
+			http.Redirect(w, r, storage.URL+"/x", http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	}
+	c, b := newClient(t), newBlobs(t)
+	c.o.Keychain = keychain{s.host(): authn.AuthConfig{Username: "me", Password: "secret"}}
+	img, err := pull(t, c, s.source(t, ":1"), b)
+	must(t, err)
+	wantLayers(t, b, img, content)
+}
+
+// TestForeignChallenge: a host that we were sent to is never told who we are, whatever it asks
+// (A066).
+func TestForeignChallenge(t *testing.T) {
+	t.Parallel()
+	content := makeImage(t, 1000)
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("credentials went to another host")
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(storage.Close)
+	s := newSite(t, content)
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		http.Redirect(w, r, storage.URL+"/x", http.StatusTemporaryRedirect)
+		return true
+	}
+	c := newClient(t)
+	asked := false
+	c.o.Keychain = keychainFunc(func(authn.Resource) { asked = true })
+	_, err := pull(t, c, s.source(t, ":1"), newBlobs(t))
+	wantCode(t, err, "peer.unavailable")
+	if asked {
+		t.Error("credentials were looked up for another host's challenge")
+	}
+}
+
+type keychainFunc func(authn.Resource)
+
+func (f keychainFunc) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	f(r)
+	return authn.FromConfig(authn.AuthConfig{Username: "me", Password: "secret"}), nil
+}
+
+// TestRealms: the server that a registry sends our password to has to be its own (A066).
+func TestRealms(t *testing.T) {
+	t.Parallel()
+	content := makeImage(t, 1000)
+	t.Run("another site", func(t *testing.T) {
+		t.Parallel()
+		s, tokens, seen := guarded(t, content, "", "")
+		c := newClient(t)
+		c.o.Keychain = keychain{s.host(): authn.AuthConfig{Username: "me", Password: "secret"}}
+		_, err := pull(t, c, s.source(t, ":1"), newBlobs(t))
+		wantCode(t, err, "peer.realm")
+		c.o.Keychain = keychain{s.host(): authn.AuthConfig{IdentityToken: "secret"}}
+		_, err = pull(t, c, s.source(t, ":1"), newBlobs(t))
+		wantCode(t, err, "peer.realm")
+		if len(*seen) != 0 {
+			t.Errorf("%s was asked", tokens.URL)
+		}
+		// A password for another registry is no password here.
+		c.o.Keychain = keychain{"docker.io": authn.AuthConfig{Username: "me", Password: "secret"}}
+		_, err = pull(t, c, s.source(t, ":1"), newBlobs(t))
+		must(t, err)
+	})
+	t.Run("inside", func(t *testing.T) {
+		t.Parallel()
+		s, _, seen := guarded(t, content, "", "")
+		c, src := inPublic(t, s)
+		_, err := pull(t, c, src, newBlobs(t))
+		wantCode(t, err, "peer.redirect")
+		if len(*seen) != 0 {
+			t.Error("it was asked")
+		}
+	})
+	for _, test := range []struct {
+		home, realm string
+		ok          bool
+	}{
+		{"https://registry-1.docker.io", "https://auth.docker.io/token", true},
+		{"https://registry-1.docker.io", "http://auth.docker.io/token", false},
+		{"https://registry-1.docker.io", "https://auth.docker.io.evil.com/token", false},
+		{"https://registry.gitlab.com", "https://gitlab.com/jwt/auth", true},
+		{"https://ghcr.io", "https://ghcr.io/token", true},
+		{"https://ghcr.io", "https://evil.io/token", false},
+		{"https://shop.co.uk", "https://evil.co.uk/token", false},
+		{"https://me.github.io", "https://evil.github.io/token", false},
+		{"http://localhost:5000", "http://localhost:5000/token", true},
+		{"http://localhost:5000", "http://localhost:5001/token", false},
+		{"https://10.0.0.1", "https://10.0.0.2", false},
+		{"https://[fd00::1]", "https://[fd00::2]", false},
+	} {
+		home, err := url.Parse(test.home)
+		must(t, err)
+		realm, err := url.Parse(test.realm)
+		must(t, err)
+		if got := trustedRealm(home, realm); got != test.ok {
+			t.Errorf("%s, %s: %v", test.home, test.realm, got)
+		}
+	}
+}
+
+func TestBadTokens(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"empty": `{}`, "html": `<html>`, "twice": `{"token":"a","token":"b"}`, "header": `{"token":"a\r\nX: y"}`, "list": `["a"]`, "cut": `{"token":"a"`,
+	} {
+		content := makeImage(t, 10)
+		s := newSite(t, content)
+		s.before = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/token" {
+				_, _ = io.WriteString(w, answer)
+				return true
+			}
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+s.URL+`/token"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		t.Run(name, func(t *testing.T) {
+			_, err := newClient(t).Resolve(t.Context(), s.source(t, ""), amd64)
+			wantCode(t, err, "peer.invalid")
+		})
+	}
+}
+
+func TestChallenges(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]map[string]string{
+		`Bearer realm="https://a/b",service="s,t",scope="x"`: {"realm": "https://a/b", "service": "s,t", "scope": "x"},
+		`bearer realm=https://a , Service=s`:                 {"realm": "https://a", "service": "s"},
+		`Bearer realm="a\"b`:                                 {"realm": `a"b`},
+		`Bearer`:                                             {}, `Bearer x`: {}, `Bearer =`: {"": ""}, `Bearer realm="a",realm="b"`: {"realm": "a"},
+	} {
+		scheme, got := parseChallenge(text)
+		if diff := cmp.Diff(want, got); scheme != "bearer" || diff != "" {
+			t.Errorf("%s: %s %s", text, scheme, diff)
+		}
+	}
+}
