@@ -76,7 +76,7 @@ func table() map[string]row {
 		"build": host(4, "machine", "agentproto", "paths", "disk", "image", "layer", "oci", "nix", "trust", "flock", "fault"),
 		"supervisor": host(4, "machine", "paths", "driver", "control", "agentclient", "agentproto",
 			"forward", "process", "network", "audit", "fault"),
-		"engine": host(4, "machine", "paths", "image", "layer", "volume", "kernel", "initrd", "agentbin", "disk", "secret",
+		"engine": host(4, "machine", "paths", "flock", "image", "layer", "volume", "kernel", "initrd", "agentbin", "disk", "secret",
 			"driver", "agentclient", "agentproto", "process", "audit", "fault"),
 		"doctor": host(4),
 

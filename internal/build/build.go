@@ -56,10 +56,14 @@ type Result struct {
 	Exposed []string      `json:"ports,omitempty"`
 }
 
-// result describes an image of the store.
-func result(img image.Image, cached bool, begin time.Time) Result {
+// result describes an image of the store, by the name that was asked for.
+func result(img image.Image, names []image.Name, cached bool, begin time.Time) Result {
+	name := img.Name()
+	if len(names) > 0 {
+		name = names[0].String()
+	}
 	return Result{
-		ID: img.ID, Name: img.Name(), Source: img.Source.Ref, Digest: img.Source.Digest, Rootfs: img.Content.Rootfs, Bytes: img.Used(),
+		ID: img.ID, Name: name, Source: img.Source.Ref, Digest: img.Source.Digest, Rootfs: img.Content.Rootfs, Bytes: img.Used(),
 		Cached: cached, Took: time.Since(begin), Notes: img.Build.Notes, Exposed: img.Content.Config.Ports,
 	}
 }
@@ -71,7 +75,7 @@ func (b *Builder) Embedded(ctx context.Context, name string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	return result(img, img.Build.Created.Before(begin), begin), nil
+	return result(img, nil, img.Build.Created.Before(begin), begin), nil
 }
 
 // step reports a step that begins and returns what reports its end.

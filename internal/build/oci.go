@@ -56,7 +56,7 @@ func (b *Builder) pull(ctx context.Context, ref, shown, builder string, o Option
 		if have, err = b.Images.Find(have.ID); err != nil {
 			return Result{}, err
 		}
-		return result(have, true, begin), nil
+		return result(have, names, true, begin), nil
 	}
 	blobs, err := oci.OpenBlobs(b.Blobs)
 	if err != nil {
@@ -77,7 +77,7 @@ func (b *Builder) pull(ctx context.Context, ref, shown, builder string, o Option
 	if err != nil {
 		return Result{}, err
 	}
-	return result(made, false, begin), nil
+	return result(made, names, false, begin), nil
 }
 
 // apply writes the layers of an image that was fetched.

@@ -45,7 +45,7 @@ func (b *Builder) Rootfs(ctx context.Context, path string, o Options) (Result, e
 		return Result{}, err
 	}
 	done()
-	return result(img, false, begin), nil
+	return result(img, names, false, begin), nil
 }
 
 // writeRootfs writes the tree of whatever path is.

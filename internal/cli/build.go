@@ -34,6 +34,7 @@ func (o *makeOptions) register(f *pflag.FlagSet) {
 func (a *app) buildCommand() *cobra.Command {
 	var o makeOptions
 	var from source
+	var watch bool
 	cmd := &cobra.Command{
 		Use: "build [flags] [PATH | --flake REF]", GroupID: groupImages,
 		Short: "Make an image from a Dockerfile, a root file system or a Nix flake",
@@ -52,19 +53,31 @@ tar file (gz, zst, xz) or an ext4 image is taken as a root file system. Without 
 			if err := a.sourceOfBuild(&from, args); err != nil {
 				return err
 			}
-			return a.make(cmd, o, func(ctx context.Context, b Builder, bo build.Options) (build.Result, error) {
-				switch {
-				case from.flake != "":
-					return b.Flake(ctx, from.flake, from.profile, bo)
-				case from.dockerfile != "":
-					return b.Dockerfile(ctx, from.dockerfile, bo)
-				}
-				return b.Rootfs(ctx, from.rootfs, bo)
-			})
+			once := func() error {
+				return a.make(cmd, o, func(ctx context.Context, b Builder, bo build.Options) (build.Result, error) {
+					switch {
+					case from.flake != "":
+						return b.Flake(ctx, from.flake, from.profile, bo)
+					case from.dockerfile != "":
+						return b.Dockerfile(ctx, from.dockerfile, bo)
+					}
+					return b.Rootfs(ctx, from.rootfs, bo)
+				})
+			}
+			if !watch {
+				return once()
+			}
+			folder, err := from.watchable()
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			return build.Watch(ctx, folder, func(context.Context) error { return once() }, func(err error) { a.report(ctx, err) })
 		},
 	}
 	cmd.Flags().StringVar(&from.flake, "flake", "", "build from a Nix flake: a `REF` such as . or github:owner/repo")
 	cmd.Flags().StringVar(&from.profile, "profile", "", "`NAME` of the flake's package (default \"default\")")
+	cmd.Flags().BoolVar(&watch, "watch", false, "build again each time that something in the folder changes, until Ctrl-C")
 	o.register(cmd.Flags())
 	return cmd
 }

@@ -17,6 +17,7 @@ type Engine interface {
 	assets
 	volumes
 	images
+	caches
 }
 
 type lifecycle interface {

@@ -19,6 +19,7 @@ type Builder interface {
 	Pull(ctx context.Context, ref string, o build.Options) (build.Result, error)
 	Rootfs(ctx context.Context, path string, o build.Options) (build.Result, error)
 	Dockerfile(ctx context.Context, path string, o build.Options) (build.Result, error)
+	FlakeCheck(ctx context.Context, ref string, o build.Options) error
 	Embedded(ctx context.Context, name string) (build.Result, error)
 	Flake(ctx context.Context, ref, profile string, o build.Options) (build.Result, error)
 }

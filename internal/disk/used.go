@@ -4,6 +4,8 @@ package disk
 
 import (
 	"fmt"
+	"io/fs"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,4 +18,19 @@ func UsedBytes(path string) (int64, error) {
 		return 0, fmt.Errorf("measuring %s: %w", path, err)
 	}
 	return st.Blocks * 512, nil
+}
+
+// UsedBelow is what a file, or all regular files below a folder, take up on the host's disk.
+// What cannot be looked at counts nothing.
+func UsedBelow(path string) int64 {
+	var total int64
+	_ = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if n, err := UsedBytes(p); err == nil {
+				total += n
+			}
+		}
+		return nil
+	})
+	return total
 }

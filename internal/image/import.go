@@ -159,7 +159,7 @@ func (s *Store) leftovers(remove bool) (found int, bytes int64, err error) {
 		if alive == nil {
 			continue // an import under way
 		}
-		n, _ := usedBelow(path)
+		n := disk.UsedBelow(path)
 		if e.IsDir() {
 			found++
 			bytes += n

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mvmctl/mvmctl/internal/disk"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
 )
@@ -157,17 +156,3 @@ func (s *Store) Verify(ctx context.Context, id string) error {
 
 // IDs returns the IDs of all images, whole or damaged.
 func (s *Store) IDs() []string { return s.ids() }
-
-// usedBelow is the disk space that a tree takes, in bytes.
-func usedBelow(dir string) (int64, error) {
-	var total int64
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		n, err := disk.UsedBytes(path)
-		total += n
-		return err
-	})
-	return total, err
-}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -442,7 +443,7 @@ func inPublic(t *testing.T, s *site) (*Client, Source) {
 			return nil, err
 		}
 		switch {
-		case host == "registry.example.com":
+		case strings.HasSuffix(host, "example.com"):
 			conn, err := dial(ctx, network, net.JoinHostPort("127.0.0.1", port), nil)
 			return publicConn{conn}, err
 		case strings.HasSuffix(host, ".test"):
@@ -658,4 +659,40 @@ func TestChallenges(t *testing.T) {
 			t.Errorf("%s: %s %s", text, scheme, diff)
 		}
 	}
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	content := makeImage(t, 1000)
+	plain := newSite(t, content)
+	s := &site{content: content}
+	s.Server = httptest.NewTLSServer(s)
+	t.Cleanup(s.Close)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	for name, test := range map[string]struct {
+		site *site
+		code string
+	}{"unknown": {s, "peer.tls"}, "plain": {plain, "peer.tls"}, "trusted": {s, ""}} {
+		c, src := inPublic(t, test.site)
+		c.o.Insecure = nil
+		src.ref.host = strings.Replace(src.ref.host, "registry.", "", 1) // the name in httptest's certificate
+		if name == "trusted" {
+			c.named.TLSClientConfig.RootCAs = s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+		}
+		_, err := c.Resolve(t.Context(), src, amd64)
+		wantCode(t, err, test.code)
+	}
+}
+
+// TestUnreachable says at once what is wrong, without trying again.
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	host := l.Addr().String()
+	must(t, l.Close())
+	c := newClient(t)
+	c.tune.wait = func(context.Context, time.Duration) error { t.Error("it waited"); return nil }
+	_, err = c.Resolve(t.Context(), parse(t, host+"/app"), amd64)
+	wantCode(t, err, "peer.unavailable")
 }

@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/disk"
+	"github.com/mvmctl/mvmctl/internal/flock"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
+)
+
+// CacheUse is what one part of the cache takes.
+type CacheUse struct {
+	Part  string `json:"part"`
+	Path  string `json:"path"`
+	Count int    `json:"count"`
+	Bytes int64  `json:"disk_bytes"` // really used
+	About string `json:"about"`
+}
+
+// cachePart is one folder of the cache.
+type cachePart struct {
+	name, dir, about string
+	entry            *regexp.Regexp // of what in it is ours and can be made again; nil: nothing
+	fresh            time.Duration  // entries younger than this may be in use by a command
+}
+
+// cacheParts are the folders of the cache that this program fills.
+func cacheParts() []cachePart {
+	return []cachePart{
+		{name: "images", dir: "images", about: "root file systems; `mvmctl image prune`"},
+		{name: "layers", dir: "blobs/sha256", about: "what was fetched of container images", entry: regexp.MustCompile(`^[0-9a-f]{64}(\.partial)?$|^spool-`), fresh: 24 * time.Hour},
+		{name: "kernels", dir: "kernels", about: "guest kernels"},
+		{name: "initramfs", dir: "initrd", about: "agent and modules for one kernel", entry: regexp.MustCompile(`^[0-9a-f]{16,64}\.(cpio|img)(\.gz|\.zst)?$`), fresh: time.Hour},
+		{name: "agents", dir: "agents", about: "guest agents, unpacked", entry: regexp.MustCompile(`^[0-9a-f]{64}$`), fresh: time.Hour},
+		{name: "work", dir: "work", about: "what builds leave on their way", entry: regexp.MustCompile(`^(dockerfile|flake)-[0-9]+$`), fresh: 24 * time.Hour},
+	}
+}
+
+// CacheInfo says what the cache holds and takes.
+func (e *Engine) CacheInfo(context.Context) ([]CacheUse, error) {
+	var out []CacheUse
+	for _, p := range cacheParts() {
+		dir := filepath.Join(e.Paths.Cache, p.dir)
+		u := CacheUse{Part: p.name, Path: dir, About: p.about}
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, machine.Errorf("state.unreadable", "make it readable, or delete it: it is filled again", "reading the cache: %w", err)
+		}
+		for _, d := range entries {
+			if p.counts(d) {
+				u.Count++
+			}
+		}
+		u.Bytes = disk.UsedBelow(dir)
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+// counts reports whether an entry is one of the things that the part is for.
+func (p cachePart) counts(d fs.DirEntry) bool {
+	switch {
+	case p.entry != nil:
+		return p.entry.MatchString(d.Name())
+	case p.name == "images":
+		return d.IsDir() && len(d.Name()) == 64
+	}
+	return d.IsDir() && !strings.HasPrefix(d.Name(), ".") && d.Name() != "refs"
+}
+
+// CachePrune removes what can be made or fetched again and nothing uses: images without a name,
+// layers of finished imports, initramfs and agents of other versions, leftovers of killed
+// builds. With all, images with a name go too, and how young a thing is does not matter. With
+// dryRun it only says what would go.
+func (e *Engine) CachePrune(ctx context.Context, all, dryRun bool) ([]CacheUse, error) {
+	pruned, err := e.PruneImages(ctx, all, dryRun)
+	if err != nil {
+		return nil, err
+	}
+	out := []CacheUse{{Part: "images", Path: filepath.Join(e.Paths.Cache, "images"), Count: len(pruned.Images) + pruned.Leftovers, Bytes: pruned.Bytes}}
+	used, err := e.bootFiles()
+	if err != nil {
+		return out, err
+	}
+	if path, _, err := e.Agent(ctx); err == nil {
+		used[filepath.Dir(path)] = true
+	}
+	for _, p := range cacheParts() {
+		if p.entry == nil {
+			continue
+		}
+		u, err := p.prune(ctx, filepath.Join(e.Paths.Cache, p.dir), used, all, dryRun)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+func (p cachePart) prune(ctx context.Context, dir string, used map[string]bool, all, dryRun bool) (CacheUse, error) {
+	u := CacheUse{Part: p.name, Path: dir, About: p.about}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return u, nil
+	}
+	if err != nil {
+		return u, machine.Errorf("state.unreadable", "make it readable, or delete it: it is filled again", "reading the cache: %w", err)
+	}
+	for _, d := range entries {
+		path := filepath.Join(dir, d.Name())
+		info, err := d.Info()
+		if err != nil || !p.entry.MatchString(d.Name()) || used[path] || ctx.Err() != nil {
+			continue
+		}
+		if !all && time.Since(info.ModTime()) < p.fresh {
+			continue
+		}
+		if !d.IsDir() {
+			free, err := flock.TryLock(path) // a download under way holds its file
+			if err != nil || free == nil {
+				continue
+			}
+			free()
+		}
+		u.Count++
+		u.Bytes += disk.UsedBelow(path)
+		if dryRun {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return u, paths.WriteError("removing "+path, err)
+		}
+	}
+	return u, ctx.Err()
+}
+
+// bootFiles are the cached files that machines were last started with.
+func (e *Engine) bootFiles() (map[string]bool, error) {
+	names, err := e.Records.Names()
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]bool{}
+	for _, name := range names {
+		data, err := os.ReadFile(e.Paths.Machine(name, "").Boot())
+		if err != nil {
+			continue // never started
+		}
+		var b machine.Boot
+		if json.Unmarshal(data, &b) == nil && e.Locks.Alive(name) {
+			used[b.Initrd], used[filepath.Dir(b.Agent)] = true, true
+		}
+	}
+	return used, nil
+}
