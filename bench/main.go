@@ -20,8 +20,12 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	runs := flag.Int("runs", 200, "runs of the quick measurements; slow ones take a twentieth, at least 10")
-	only := flag.String("only", "", "comma-separated sections: cli, boot, exec, bulk, memory")
+	only := flag.String("only", "", "comma-separated sections: cli, boot, exec, bulk, memory, images")
+	serve := flag.String("registry", "", "serve a registry with its blobs in this `folder`, for the section images")
 	flag.Parse()
+	if *serve != "" {
+		return registryServer(*serve)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	dir, err := os.MkdirTemp("", "mvm-bench-*")
@@ -39,7 +43,7 @@ func run() int {
 	for _, s := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"cli", b.cli}, {"boot", b.boot}, {"exec", b.exec}, {"bulk", b.bulk}, {"memory", b.memory}} {
+	}{{"cli", b.cli}, {"boot", b.boot}, {"exec", b.exec}, {"bulk", b.bulk}, {"memory", b.memory}, {"images", b.images}} {
 		if *only != "" && !strings.Contains(","+*only+",", ","+s.name+",") {
 			continue
 		}

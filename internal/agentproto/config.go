@@ -72,6 +72,8 @@ type Main struct {
 	// that no output is lost.
 	Attach bool `json:"attach,omitempty"`
 	TTY    bool `json:"tty,omitempty"` // give it a terminal (only with Attach)
+	// StopSignal asks it to end: "SIGTERM" when empty.
+	StopSignal string `json:"stop_signal,omitempty"`
 }
 
 // Service is a program that the agent keeps running.

@@ -187,7 +187,7 @@ func guestConfig(rec machine.Record, img image.Image, k keys) agentproto.Config 
 	if command := have.Args(spec.Command); len(command) > 0 {
 		c.Main = &agentproto.Main{
 			Process: agentproto.Process{Args: command, Dir: orElse(spec.Dir, have.Dir), User: orElse(spec.User, have.User)},
-			Attach:  spec.Attach, TTY: spec.TTY,
+			Attach:  spec.Attach, TTY: spec.TTY, StopSignal: have.StopSignal,
 		}
 	}
 	return c

@@ -144,6 +144,7 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 	if err != nil {
 		return UpResult{}, err
 	}
+	e.noticeNewer(*rec, o)
 	rec.ImageID, rec.KernelID = a.image.ID, a.kernel.ID
 	if len(a.image.Content.Config.Args(rec.Spec.Command)) == 0 {
 		rec.Spec.Attach, rec.Spec.TTY = false, false // there is no program to attach to
@@ -152,6 +153,17 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 	watch.lap("assets")
 
 	return e.launch(ctx, rec, a, caps, watch, o)
+}
+
+// noticeNewer says that a machine stays on the image that it was made from, when its name means
+// another one by now.
+func (e *Engine) noticeNewer(rec machine.Record, o UpOptions) {
+	if rec.ImageID == "" || o.Notice == nil {
+		return
+	}
+	if now, err := e.ImageStore.Find(rec.Spec.Image); err == nil && now.ID != rec.ImageID {
+		o.Notice(fmt.Sprintf("machine %q stays on the image that it was made from; %s is a newer one by now: delete the machine to use it", rec.Name, rec.Spec.Image))
+	}
 }
 
 // launch makes the machine's own disks and starts its supervisor.
