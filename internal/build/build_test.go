@@ -1,0 +1,242 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/image"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/oci"
+)
+
+func newBuilder(t *testing.T) *Builder {
+	t.Helper()
+	dir := t.TempDir()
+	return &Builder{Images: image.New(dir), Blobs: filepath.Join(dir, "blobs"), Work: filepath.Join(dir, "work"), Version: "test", Environ: os.Environ()}
+}
+
+// tarOf packs files into a tar.
+func tarOf(t *testing.T, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, text := range files {
+		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text)), ModTime: time.Unix(1, 0)}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestRootfs: a folder, a tar of it and an ext4 image of it give images of equal content, named
+// after the file.
+func TestRootfs(t *testing.T) {
+	t.Parallel()
+	b := newBuilder(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "Base Root.tar")
+	if err := os.WriteFile(file, tarOf(t, map[string]string{"etc/motd": "hello\n"}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := b.Rootfs(t.Context(), file, Options{})
+	if err != nil || r.Name != "base-root" || r.Cached {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	img, err := b.Images.Find("base-root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.Rootfs(t.Context(), img.Path, Options{Names: []string{"copy:2"}})
+	if err != nil || again.Name != "copy:2" {
+		t.Fatalf("from the ext4 image: %+v, %v", again, err)
+	}
+	third, err := newBuilder(t).Rootfs(t.Context(), file, Options{})
+	if err != nil || third.Rootfs != r.Rootfs || third.ID != r.ID {
+		t.Errorf("elsewhere: %s and %s, %v", third.ID, r.ID, err)
+	}
+	for path, code := range map[string]string{
+		filepath.Join(dir, "none"): "input.file", "/dev/null": "input.not_regular",
+	} {
+		if _, err := b.Rootfs(t.Context(), path, Options{}); machine.CodeOf(err) != code {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := os.WriteFile(file, []byte("this is no tar file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Rootfs(t.Context(), file, Options{}); !strings.HasPrefix(machine.CodeOf(err), "archive.") {
+		t.Errorf("no tar: %v", err)
+	}
+}
+
+// TestPull: an image of a registry is made once, is equal on two hosts, and is only named when
+// its manifest is known.
+func TestPull(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(srv.Close)
+	ref := strings.TrimPrefix(srv.URL, "http://") + "/team/app:1"
+	data := tarOf(t, map[string]string{"bin/app": "#!/bin/sh\n"})
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(empty.Image, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg = cfg.DeepCopy()
+	cfg.OS, cfg.Architecture = "linux", oci.HostPlatform().Arch
+	cfg.Config = v1.Config{Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"}, Env: []string{"A=1", "broken"}, User: "app", StopSignal: "SIGQUIT", WorkingDir: "/srv"}
+	if img, err = mutate.ConfigFile(img, cfg); err != nil {
+		t.Fatal(err)
+	}
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(r, img); err != nil {
+		t.Fatal(err)
+	}
+
+	b := newBuilder(t)
+	first, err := b.Pull(t.Context(), ref, Options{})
+	if err != nil || first.Cached || first.Name != ref {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	second, err := b.Pull(t.Context(), ref, Options{Names: []string{"app"}})
+	if err != nil || !second.Cached || second.ID != first.ID || second.Name != "app" {
+		t.Errorf("again: %+v, %v", second, err)
+	}
+	other, err := newBuilder(t).Pull(t.Context(), ref, Options{})
+	if err != nil || other.ID != first.ID || other.Rootfs != first.Rootfs {
+		t.Errorf("on another host: %+v, %v", other, err)
+	}
+	have, err := b.Images.Find("app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := image.Config{
+		Entrypoint: []string{"/bin/app"}, Command: []string{"serve"}, Env: map[string]string{"A": "1"}, User: "app", StopSignal: "SIGQUIT", Dir: "/srv",
+	}
+	if diff := cmp.Diff(want, have.Content.Config); diff != "" {
+		t.Error(diff)
+	}
+	if got := have.Content.Config.Args(nil); !cmp.Equal(got, []string{"/bin/app", "serve"}) {
+		t.Errorf("%v", got)
+	}
+	if got := have.Content.Config.Args([]string{"check"}); !cmp.Equal(got, []string{"/bin/app", "check"}) {
+		t.Errorf("%v", got)
+	}
+	if _, err := b.Pull(t.Context(), ref+"x", Options{}); err == nil {
+		t.Error("a tag that does not exist was pulled")
+	}
+}
+
+func TestCheckOf(t *testing.T) {
+	t.Parallel()
+	second := int64(time.Second)
+	tests := map[string]struct {
+		in   oci.Healthcheck
+		want agentproto.Check
+		ok   bool
+	}{
+		"none":    {oci.Healthcheck{Test: []string{"NONE"}}, agentproto.Check{}, false},
+		"nothing": {oci.Healthcheck{}, agentproto.Check{}, false},
+		"command": {oci.Healthcheck{Test: []string{"CMD", "app", "ok"}, Interval: second, Retries: 2}, agentproto.Check{Name: "image", Command: []string{"app", "ok"}, Interval: agentproto.Duration(time.Second), Retries: 2}, true},
+		"shell":   {oci.Healthcheck{Test: []string{"CMD-SHELL", "app || exit 1"}, StartPeriod: -5}, agentproto.Check{Name: "image", Command: []string{"/bin/sh", "-c", "app || exit 1"}}, true},
+		"unknown": {oci.Healthcheck{Test: []string{"MAGIC", "x"}}, agentproto.Check{Name: "image"}, false},
+	}
+	for name, tt := range tests {
+		got, ok := checkOf(tt.in)
+		if ok != tt.ok || ok && !cmp.Equal(got, tt.want) {
+			t.Errorf("%s: %+v, %v", name, got, ok)
+		}
+	}
+}
+
+func TestIsDockerfile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, tt := range map[string]struct {
+		text string
+		want bool
+	}{
+		"Dockerfile":     {"", true},
+		"web.dockerfile": {"", true},
+		"build.txt":      {"# a comment\n\nFROM debian\n", true},
+		"script.txt":     {"echo FROM\n", false},
+		"root.tar":       {"\x00\x01", false},
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := IsDockerfile(path); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestDockerfile builds with the engine that this host has. What there is without one is tested
+// by an empty PATH.
+func TestDockerfile(t *testing.T) {
+	b := newBuilder(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY motd /etc/motd\nCMD [\"/bin/app\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "motd"), []byte("built\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("no engine", func(t *testing.T) {
+		t.Setenv("PATH", t.TempDir())
+		_, err := b.Dockerfile(t.Context(), dir, Options{})
+		if machine.CodeOf(err) != "build.no_engine" {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("with an engine", func(t *testing.T) {
+		if err := exec.CommandContext(t.Context(), "docker", "version").Run(); err != nil {
+			t.Skipf("missing: a running container engine (docker version: %v)", err)
+		}
+		r, err := b.Dockerfile(t.Context(), dir, Options{Names: []string{"built"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := b.Images.Find("built")
+		if err != nil || img.ID != r.ID || img.Source.Builder != image.BuilderDockerfile || !cmp.Equal(img.Content.Config.Command, []string{"/bin/app"}) {
+			t.Errorf("%+v, %v", img, err)
+		}
+	})
+}
