@@ -83,7 +83,7 @@ func table() map[string]row {
 		// 5 face
 		"config": host(5),
 		"ui":     host(5),
-		"cli":    host(5, "machine", "agentproto", "engine", "build", "doctor", "config", "ui"),
+		"cli":    host(5, "machine", "agentproto", "engine", "build", "catalog", "doctor", "config", "ui"),
 
 		// guest: the agent and its parts. Host and guest share bytes (agentproto), not code.
 		"guestproc": guest(1, "agentproto"),
@@ -162,6 +162,7 @@ func backendTextAllowed() map[string]string {
 		"cli":    "flag help and examples",
 		"doctor": "what to install and how",
 		"image":  "names of images begin with a registry's host",
+		"build":  "the tools that build Dockerfiles, and what they call an image",
 		"oci":    "sources are named as the programs that made them are, and remedies name those",
 	}
 }

@@ -65,7 +65,7 @@ type tool struct {
 // tools are those that we know, the first that works is used.
 func tools() []tool {
 	return []tool{
-		{"docker", []string{"docker", "version", "--format", "{{.Server.Version}}"}, buildWithDocker},
+		{"docker", []string{"docker", "version", "--format", "{{.Server.Version}}"}, buildWithEngine},
 		{"podman", []string{"podman", "version"}, buildWithPodman},
 		{"buildctl", []string{"buildctl", "debug", "workers"}, buildWithBuildKit},
 	}
@@ -95,7 +95,7 @@ func (b *Builder) findTool(ctx context.Context) (tool, error) {
 	return tool{}, e
 }
 
-func buildWithDocker(ctx context.Context, b *Builder, folder, file, work string, o Options) (string, error) {
+func buildWithEngine(ctx context.Context, b *Builder, folder, file, work string, o Options) (string, error) {
 	id := filepath.Join(work, "id")
 	args := []string{"docker", "build", "--iidfile", id, "-f", file}
 	if o.Platform != "" {
