@@ -45,7 +45,7 @@ func imageSizes() []struct {
 // images measures the way from a registry to a bootable image, cold and warm, against the usual
 // one: unpacking the layers with tar and making a file system of the folder.
 func (b *bench) images(ctx context.Context) error {
-	addr, stop, err := serveRegistry(filepath.Join(b.dir, "registry"))
+	addr, stop, err := serveRegistry(ctx, filepath.Join(b.dir, "registry"))
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (b *bench) images(ctx context.Context) error {
 
 // serveRegistry starts a registry in a process of its own: a child's peak memory is counted from
 // what its parent has when it is forked, so this process has to stay small.
-func serveRegistry(dir string) (addr string, stop func(), err error) {
+func serveRegistry(ctx context.Context, dir string) (addr string, stop func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, err
 	}
@@ -105,7 +105,7 @@ func serveRegistry(dir string) (addr string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	cmd := exec.Command(self, "-registry", dir)
+	cmd := exec.CommandContext(ctx, self, "-registry", dir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -163,7 +163,7 @@ func makeLayers(dir string, total int64, n int) (files []string, stored int64, e
 }
 
 func makeLayer(path, top string, stored int64, rnd *rand.Rand) error {
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -50,11 +50,11 @@ func TestUserCatalogs(t *testing.T) {
 		t.Error("an entry of the user's is missing")
 	}
 	bad := map[string]string{
-		`{`:                               "unexpected EOF",
+		`{`:                                "unexpected EOF",
 		"{\"schema\": 1,\n\"entries\": 3}": "line 2",
-		`{"schema": 2}`:                   "schema is 2",
-		`{"schema": 1, "x": 1}`:           "unknown field",
-		`{"schema": 1} {}`:                "after its end",
+		`{"schema": 2}`:                    "schema is 2",
+		`{"schema": 1, "x": 1}`:            "unknown field",
+		`{"schema": 1} {}`:                 "after its end",
 		`{"schema": 1, "entries": [{"name": "a", "builder": "magic", "ref": "x"}]}`:                                                  "builder is",
 		`{"schema": 1, "entries": [{"name": "../a", "builder": "oci", "ref": "x"}]}`:                                                 "name may have",
 		`{"schema": 1, "entries": [{"name": "a", "builder": "oci", "ref": "--x"}]}`:                                                  "ref is missing",
