@@ -5,4 +5,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$ROOT"
 scripts/build.sh
-exec go run ./bench "$@"
+# Not `go run`: a signal would end that, and leave the measuring itself at work.
+go build -o bin/bench ./bench
+exec bin/bench "$@"

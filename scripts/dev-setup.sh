@@ -169,6 +169,13 @@ setup_apt() {
   if [ "$level" != run ]; then
     apt_need e2fsck e2fsprogs "checks our disk images in tests; mvmctl itself does not use it"
     apt_need git git "tests"
+    # On a host with systemd the package starts it as a service, which no test uses.
+    apt_need docker-registry docker-registry "the registry that tests pull images from"
+    if have dockerd; then
+      ok "dockerd (tests take images out of an engine of their own)"
+    else
+      optional "dockerd, for the tests that take images out of an engine: apt-get install docker.io"
+    fi
   fi
   [ "$level" != lint ] || apt_need shellcheck shellcheck "lints the scripts"
   [ ${#wanted[@]} -eq 0 ] || apt_install "${wanted[@]}"

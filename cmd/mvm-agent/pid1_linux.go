@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/guestinit"
@@ -61,9 +62,10 @@ func serveGuest(sys *guestinit.System) error {
 		default:
 		}
 	}
+	greeted := make(chan struct{})
 	s := newServer(server{
 		config: sys.Config, procs: procs, upper: sys.Upper, lower: sys.Lower, slow: sys.Slow, powerOff: powerOff,
-		setClock: sys.SetClock, timings: sys.Timings,
+		setClock: sys.SetClock, timings: sys.Timings, greeted: func() { close(greeted) },
 		resolver: guestproc.Resolver{BaseEnv: sys.Env, Path: guestproc.DefaultPath + ":" + agentproto.GuestBin},
 	})
 	go func() {
@@ -76,14 +78,30 @@ func serveGuest(sys *guestinit.System) error {
 	served := make(chan error, 1)
 	go func() { served <- s.run(ctx, ln) }()
 	fmt.Fprintln(os.Stderr, "mvm-agent: ready")
-	sys.LoadRest()
-	sys.Report()
+	go settle(ctx, sys, greeted)
 	select {
 	case reboot := <-off:
 		sys.PowerOff(reboot)
 	case err = <-served:
 	}
 	return err
+}
+
+// settleAfter bounds how long what can wait does wait for a host.
+const settleAfter = 5 * time.Second
+
+// settle does what can wait until the host has its answer: on one emulated processor it would
+// be paid for with the same time before the machine counts as up.
+func settle(ctx context.Context, sys *guestinit.System, greeted <-chan struct{}) {
+	select {
+	case <-greeted:
+	case <-time.After(settleAfter):
+	case <-ctx.Done():
+		return
+	}
+	sys.LoadRest()
+	sys.Report()
+	calmMonitor() // last: while modules load, it is the monitor that lets others run
 }
 
 func openChannel(ctx context.Context, sys *guestinit.System) (net.Listener, error) {

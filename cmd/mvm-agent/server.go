@@ -25,6 +25,7 @@ type server struct {
 	powerOff func(reboot bool)
 	setClock func(time.Time) error
 	timings  func() []agentproto.Timing
+	greeted  func() // the host has the answer to its hello
 
 	agent    *agent.Agent
 	services *service.Manager
@@ -47,7 +48,7 @@ func newServer(s server) *server {
 	s.agent = agent.New(agent.Options{
 		Services: s.services,
 		Config:   s.config, Build: version, Procs: s.procs, Resolver: s.resolver, Root: s.root, Upper: s.upper, Lower: s.lower,
-		Log: log, Events: events, PowerOff: s.powerOff, SetClock: s.setClock, Timings: s.timings, Shell: s.shell, Slow: s.slow,
+		Log: log, Events: events, PowerOff: s.powerOff, SetClock: s.setClock, Timings: s.timings, Shell: s.shell, Slow: s.slow, Greeted: s.greeted,
 	})
 	return &s
 }

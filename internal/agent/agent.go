@@ -62,6 +62,7 @@ type Options struct {
 	Timings  func() []agentproto.Timing // phases of the guest's boot; nil: none
 	Shell    []string                   // console shell; nil: the image's /bin/sh, else our own
 	Slow     bool                       // emulated: deadlines are longer
+	Greeted  func()                     // called once, with the first request after a hello: the host has its answer; may be nil
 }
 
 // Agent serves one guest.
@@ -84,6 +85,7 @@ type Agent struct {
 	logReaders readers
 	stopping   chan struct{} // closed when the guest begins to stop
 	stop       sync.Once
+	greeted    sync.Once
 	stopped    chan struct{} // closed when PowerOff has been called
 }
 
@@ -166,7 +168,7 @@ func (s *server) accept(ctx context.Context, ln net.Listener) error {
 		}
 		select {
 		case s.agent.pending <- struct{}{}:
-			s.conns.Go(func() { s.serve(ctx, conn) })
+			s.conns.Go(func() { guestproc.Guard(s.agent.blame, func() { s.serve(ctx, conn) }) })
 		default:
 			conn.Close()
 			s.agent.refuse(errors.New("too many handshakes are under way"))

@@ -377,7 +377,7 @@ func session(t *testing.T, conn net.Conn, id agentclient.Identity) (string, agen
 // A flipped bit ends the session: nobody acts on altered bytes.
 func TestFlippedBitsEndTheSession(t *testing.T) {
 	if testing.Short() {
-		t.Skip("some hundred sessions")
+		t.Skip("missing: time for some hundred sessions, with -short")
 	}
 	g := boot(t)
 	flip := func(at int) (func([]byte) bool, *atomic.Int64) {
@@ -416,7 +416,7 @@ func TestFlippedBitsEndTheSession(t *testing.T) {
 // Half-open connections are bounded and end, and the host gets through once they have.
 func TestHalfOpenConnectionsEnd(t *testing.T) {
 	if testing.Short() {
-		t.Skip("waits for the handshake deadline of 5 s")
+		t.Skip("missing: time to wait for the handshake deadline of 5 s, with -short")
 	}
 	g := boot(t)
 	hello := clientHello(t, g.hostTLS())
@@ -481,7 +481,7 @@ func clientHello(t *testing.T, cfg *tls.Config) []byte {
 // A connection that authenticates but never says hello ends too.
 func TestSilentConnectionEnds(t *testing.T) {
 	if testing.Short() {
-		t.Skip("waits for the handshake deadline of 5 s")
+		t.Skip("missing: time to wait for the handshake deadline of 5 s, with -short")
 	}
 	g := boot(t)
 	conn := g.pipe()

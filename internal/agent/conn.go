@@ -98,6 +98,7 @@ func (h *hostConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.server.handlers.leave()
 	a := h.server.agent
+	defer a.handlerPanic()
 	if r.URL.Path == agentproto.PathHello && r.Method == http.MethodPost {
 		h.hello(w, r)
 		return
@@ -105,6 +106,9 @@ func (h *hostConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.greeted.Load() {
 		refuse(w, agentproto.Errorf(agentproto.CodeProtocol, "", "the first request of a connection must be the hello"))
 		return
+	}
+	if a.opts.Greeted != nil {
+		a.greeted.Do(a.opts.Greeted)
 	}
 	switch r.Method + " " + r.URL.Path {
 	case "GET " + agentproto.PathStatus:

@@ -205,6 +205,29 @@ func TestConsoleIsFreeWhenAStalledClientIsIdle(t *testing.T) {
 	<-done
 }
 
+// A client that has stopped reading does not keep the console once its shell has ended: the
+// session is over, whether or not its last output has been taken.
+func TestConsoleIsFreeWhenTheShellOfAStalledClientEnds(t *testing.T) {
+	g := boot(t)
+	c := g.connect()
+	ctx, cancel := context.WithCancel(deadline(t))
+	pr, pw := io.Pipe() // nobody reads pr
+	done, started := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		c.Console(ctx, sh("cat /dev/zero & sleep 1; kill -9 $!"), // the second is for all buffers to fill
+			agentclient.Streams{Stdout: pw, Started: func(int) { close(started) }})
+	}()
+	<-started
+	sessionFree(t, c)
+	term, done2 := console(deadline(t), t, c, agentclient.Streams{})
+	io.WriteString(term.in, "exit\n")
+	wait(t, done2)
+	cancel()
+	pr.Close()
+	<-done
+}
+
 func TestConsoleFallsBackToAnotherShell(t *testing.T) {
 	c := boot(t, func(o *agent.Options) { o.Shell = []string{"/bin/sh", "-c", "echo mine; exit 6"} }).connect()
 	term, done := console(deadline(t), t, c, agentclient.Streams{})

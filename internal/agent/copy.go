@@ -94,6 +94,25 @@ func requestedPath(w http.ResponseWriter, r *http.Request) (string, bool) {
 	return p, true
 }
 
+// requestedRoot is requestedPath with the folder that copies are confined to, and the path as
+// resolve has it. follow says whether a link in its last place is followed.
+func (a *Agent) requestedRoot(w http.ResponseWriter, r *http.Request, follow func(name string) bool) (root *os.Root, name, at string, ok bool) {
+	if name, ok = requestedPath(w, r); !ok {
+		return nil, "", "", false
+	}
+	root, err := os.OpenRoot(a.opts.Root)
+	if err == nil {
+		if at, err = resolve(root, name, follow(name)); err != nil {
+			root.Close()
+		}
+	}
+	if err != nil {
+		refuse(w, pathError(name, err))
+		return nil, "", "", false
+	}
+	return root, name, at, true
+}
+
 // leftOut counts what a copy had to leave out and keeps the first reason.
 type leftOut struct {
 	n     int
@@ -118,35 +137,28 @@ func (l *leftOut) err() *agentproto.Error {
 }
 
 func (a *Agent) serveCopyOut(w http.ResponseWriter, r *http.Request) {
-	name, ok := requestedPath(w, r)
+	root, name, at, ok := a.requestedRoot(w, r, func(name string) bool {
+		return strings.HasSuffix(name, "/") || strings.HasSuffix(name, "/.")
+	})
 	if !ok {
 		return
 	}
-	root, err := os.OpenRoot(a.opts.Root)
-	if err != nil {
-		refuse(w, pathError(name, err))
-		return
-	}
 	defer root.Close()
-	at, err := resolve(root, name, strings.HasSuffix(name, "/"))
-	if err == nil {
-		_, err = root.Lstat(at)
-	}
-	if err != nil {
-		refuse(w, pathError(name, err))
+	out := bufio.NewWriterSize(w, copyBuffer)
+	p := newPacker(root, out)
+	if e := p.fit(at, name); e != nil {
+		refuse(w, e)
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	w.Header().Set("Trailer", agentproto.TrailerError)
 	w.WriteHeader(http.StatusOK)
-	out := bufio.NewWriterSize(w, copyBuffer)
-	p := newPacker(root, out)
 	// The entry has the name that was asked for, whatever links led to it.
 	base := path.Base(path.Clean("/" + name))
 	if base == "/" {
 		base = "."
 	}
-	err = p.add(at, base)
+	err := p.add(at, base)
 	if err == nil {
 		err = p.close()
 	}
@@ -157,25 +169,16 @@ func (a *Agent) serveCopyOut(w http.ResponseWriter, r *http.Request) {
 		setTrailer(w, agentproto.Errorf(agentproto.CodeCopy, "", "packing %.1000s: %v", name, err))
 		return
 	}
-	setTrailer(w, p.left.err())
+	setTrailer(w, p.missing())
 }
 
 func (a *Agent) serveCopyIn(w http.ResponseWriter, r *http.Request) {
-	name, ok := requestedPath(w, r)
+	root, name, at, ok := a.requestedRoot(w, r, func(string) bool { return true })
 	if !ok {
 		return
 	}
-	root, err := os.OpenRoot(a.opts.Root)
-	if err != nil {
-		refuse(w, pathError(name, err))
-		return
-	}
 	defer root.Close()
-	at, err := resolve(root, name, true)
-	var dir *os.Root
-	if err == nil {
-		dir, err = root.OpenRoot(at)
-	}
+	dir, err := root.OpenRoot(at)
 	if err != nil {
 		refuse(w, pathError(name, err))
 		return

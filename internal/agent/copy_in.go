@@ -96,7 +96,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	case tar.TypeLink:
 		return u.link(name, h)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
-		u.left.add(h.Name, "devices, sockets and FIFOs are not copied")
+		u.left.add(h.Name, whySpecial)
 		return nil
 	case tar.TypeXGlobalHeader:
 		return nil
@@ -153,9 +153,14 @@ func (u *unpacker) attributes(f *os.File, h *tar.Header) error {
 	return writeXattrs(f, h.PAXRecords)
 }
 
+// specialBits are the mode bits that Go has elsewhere than the kernel and a tar.
+func specialBits() map[fs.FileMode]int64 {
+	return map[fs.FileMode]int64{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000}
+}
+
 func fileMode(bits int64) fs.FileMode {
 	m := fs.FileMode(bits & 0o777)
-	for flag, bit := range map[fs.FileMode]int64{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+	for flag, bit := range specialBits() {
 		if bits&bit != 0 {
 			m |= flag
 		}

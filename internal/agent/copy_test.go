@@ -5,6 +5,7 @@ package agent_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -385,7 +387,7 @@ func TestCopyOutLeavesSpecialFilesOut(t *testing.T) {
 	root, c := inRoot(t)
 	os.WriteFile(filepath.Join(root, "good"), []byte("x"), 0o644)
 	if err := syscall.Mkfifo(filepath.Join(root, "fifo"), 0o644); err != nil {
-		t.Skipf("no FIFOs here: %v", err)
+		t.Skipf("missing: a file system with FIFOs: %v", err)
 	}
 	var out bytes.Buffer
 	err := c.CopyOut(deadline(t), "/", &out)
@@ -394,6 +396,88 @@ func TestCopyOutLeavesSpecialFilesOut(t *testing.T) {
 	}
 	if got := unpack(t, out.Bytes()); len(got) != 2 || got["good"].body != "x" || got["./"].h.Typeflag != tar.TypeDir {
 		t.Errorf("%v", got)
+	}
+}
+
+// What is asked for by name is refused before anything is sent, so that nobody takes an empty
+// tar for a copy.
+func TestCopyOutRefusesASpecialFile(t *testing.T) {
+	root, c := inRoot(t)
+	if err := syscall.Mkfifo(filepath.Join(root, "fifo"), 0o644); err != nil {
+		t.Skipf("missing: a file system with FIFOs: %v", err)
+	}
+	os.WriteFile(filepath.Join(root, "file"), []byte("x"), 0o644)
+	for name, want := range map[string]string{"/fifo": "FIFOs are not copied", "/file/.": "not a directory"} {
+		var out bytes.Buffer
+		err := c.CopyOut(deadline(t), name, &out)
+		if err == nil || !strings.Contains(err.Error(), want) || out.Len() > 0 {
+			t.Errorf("%s: %v after %d bytes", name, err, out.Len())
+		}
+	}
+}
+
+// Files of procfs and sysfs are copied by what they hold, not by the size that they state.
+func TestCopyOutOfTheKernelsFiles(t *testing.T) {
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		t.Skipf("missing: Linux's procfs: %v", err)
+	}
+	g := boot(t, func(o *agent.Options) { o.Root = "/" })
+	c := g.connect()
+	for _, name := range []string{"/proc/version", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"} {
+		want, err := os.ReadFile(name)
+		if err != nil {
+			t.Logf("not here: %v", err)
+			continue
+		}
+		var out bytes.Buffer
+		if err := c.CopyOut(deadline(t), name, &out); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := unpack(t, out.Bytes())[filepath.Base(name)]; got.body != string(want) {
+			t.Errorf("%s: %d bytes, want %d", name, len(got.body), len(want))
+		}
+	}
+	for name, want := range map[string]string{"/proc/self/pagemap": "does not state its size", "/proc/kcore": "does not state its size", "/proc/sys": "makes up"} {
+		if _, err := os.Stat(name); err != nil {
+			t.Logf("not here: %v", err)
+			continue
+		}
+		if err := c.CopyOut(deadline(t), name, io.Discard); agentproto.CodeOf(err) != agentproto.CodeCopy || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A log that is written to all the while comes out as a whole file of some moment.
+func TestCopyOutOfAFileThatGrows(t *testing.T) {
+	root, c := inRoot(t)
+	for name, size := range map[string]int{"small": 1000, "large": 300_000} {
+		path := filepath.Join(root, name)
+		if err := os.WriteFile(path, make([]byte, size), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var writer sync.WaitGroup
+		writer.Go(func() {
+			for i := 0; ctx.Err() == nil && i < 10_000; i++ {
+				f.Write(make([]byte, 1000))
+			}
+		})
+		for range 10 {
+			var out bytes.Buffer
+			err := c.CopyOut(deadline(t), "/"+name, &out)
+			if got := len(unpack(t, out.Bytes())[name].body); err != nil || got < size {
+				t.Errorf("%s: %d bytes, %v", name, got, err)
+			}
+		}
+		stop()
+		writer.Wait()
+		f.Close()
 	}
 }
 

@@ -71,7 +71,7 @@ func overlayAttr(t *testing.T, path, name, value string) {
 		space = "user.overlay."
 	}
 	if err := unix.Setxattr(path, space+name, []byte(value), 0); err != nil {
-		t.Skipf("setting %s%s: %v", space, name, err)
+		t.Skipf("missing: leave to set the attribute %s%s: %v", space, name, err)
 	}
 }
 
@@ -122,7 +122,7 @@ func TestDiffOfARealOverlay(t *testing.T) {
 	lower := layer(t, "etc/a", "etc/b", "etc/sub/c", "tree/x", "tree/y/z", "keep")
 	base := t.TempDir()
 	if err := unix.Mount("tmpfs", base, "tmpfs", 0, ""); err != nil { // an upper directory cannot be on every file system
-		t.Skipf("no mounts here: %v", err)
+		t.Skipf("missing: leave to mount: %v", err)
 	}
 	t.Cleanup(func() { unix.Unmount(base, unix.MNT_DETACH) })
 	dir := func(n string) string {
@@ -132,7 +132,7 @@ func TestDiffOfARealOverlay(t *testing.T) {
 	}
 	upper, work, root := dir("upper"), dir("work"), dir("root")
 	if err := unix.Mount("overlay", root, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+",workdir="+work); err != nil {
-		t.Skipf("no overlay here: %v", err)
+		t.Skipf("missing: overlayfs: %v", err)
 	}
 	t.Cleanup(func() { unix.Unmount(root, unix.MNT_DETACH) })
 	c := boot(t, withLayers(upper, lower)).connect()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 
 const (
 	defaultTerm  = "xterm-256color"
+	maxTerm      = 64          // bytes
 	timeoutGrace = time.Second // between SIGTERM and SIGKILL for a command that ran too long
 )
 
@@ -56,7 +58,7 @@ func withTerm(p agentproto.Process, term string) agentproto.Process {
 	if _, ok := p.Env["TERM"]; ok {
 		return p
 	}
-	if term == "" {
+	if !plainTerm(term) {
 		term = defaultTerm
 	}
 	env := map[string]string{"TERM": term}
@@ -65,19 +67,28 @@ func withTerm(p agentproto.Process, term string) agentproto.Process {
 	return p
 }
 
+// plainTerm says whether a host's TERM is the name of a terminal. Programs make the name of a
+// file of it.
+func plainTerm(term string) bool {
+	return term != "" && len(term) <= maxTerm && !strings.ContainsFunc(term, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("+-._", r)
+	})
+}
+
 // conversation says how a program and a host are connected.
 type conversation struct {
 	stdin   bool
 	timeout time.Duration // 0: none
 	idle    time.Duration // 0: none
-	gone    func()        // called as soon as the host is gone or the session is ended; may be nil
+	gone    func()        // called as soon as the host is gone or the program has ended; may be nil
 }
 
 // converse connects a started program to the host until it has ended, and returns how. When
 // the host vanishes the program's group gets SIGHUP, and SIGKILL after KillGrace.
 func (a *Agent) converse(s *stream, p *program, c conversation) agentproto.Exit {
 	defer p.close()
-	verdict := &verdict{proc: p.proc}
+	verdict := &verdict{proc: p.proc, agent: a}
+	broken := func(e *agentproto.Error) { verdict.end(e, syscall.SIGKILL, 0) }
 	if s.writeJSON(agentproto.RecStarted, agentproto.Started{Pid: p.proc.Pid()}) != nil {
 		verdict.end(nil, syscall.SIGHUP, agentproto.KillGrace)
 	}
@@ -85,13 +96,13 @@ func (a *Agent) converse(s *stream, p *program, c conversation) agentproto.Exit 
 	p.pump(a, func(t agentproto.RecordType, b []byte) error {
 		idle.touch()
 		return s.write(t, b)
-	})
+	}, broken)
 	in := &input{
-		s: s, p: p, taken: c.stdin, active: idle.touch,
-		broken: func(e *agentproto.Error) { verdict.end(e, syscall.SIGKILL, 0) },
+		agent: a, s: s, p: p, taken: c.stdin, active: idle.touch,
+		broken: broken,
 	}
 	var reader sync.WaitGroup
-	reader.Go(in.run)
+	reader.Go(func() { a.guarded(broken, in.run) })
 
 	a.watch(s, p, c, idle, verdict)
 	verdict.wait()
@@ -121,6 +132,9 @@ func (a *Agent) watch(s *stream, p *program, c conversation, idle *idleTimer, v 
 	for {
 		select {
 		case <-p.proc.Done():
+			if c.gone != nil {
+				c.gone()
+			}
 			return
 		case <-gone:
 			gone = nil
@@ -149,11 +163,12 @@ func (a *Agent) watch(s *stream, p *program, c conversation, idle *idleTimer, v 
 
 // verdict ends a program for the first reason that comes up and remembers it.
 type verdict struct {
-	proc *guestproc.Proc
-	mu   sync.Mutex
-	done bool
-	why  *agentproto.Error
-	stop sync.WaitGroup
+	agent *Agent
+	proc  *guestproc.Proc
+	mu    sync.Mutex
+	done  bool
+	why   *agentproto.Error
+	stop  sync.WaitGroup
 }
 
 func (v *verdict) end(why *agentproto.Error, first syscall.Signal, grace time.Duration) {
@@ -163,7 +178,7 @@ func (v *verdict) end(why *agentproto.Error, first syscall.Signal, grace time.Du
 		return
 	}
 	v.done, v.why = true, why
-	v.stop.Go(func() { v.proc.Stop(first, grace) })
+	v.stop.Go(func() { guestproc.Guard(v.agent.blame, func() { v.proc.Stop(first, grace) }) })
 }
 
 // wait returns when a Stop that is under way has reached the whole group.
@@ -288,7 +303,8 @@ func (a *Agent) serveConsole(w http.ResponseWriter, r *http.Request) {
 	s.exit(a.converse(s, p, conversation{
 		stdin: start.Stdin, timeout: time.Duration(start.Timeout),
 		idle: a.opts.Config.ConsoleIdle.Or(agentproto.ConsoleIdle),
-		// The slot is free the moment the host is gone, not when its shell has died.
+		// The slot is free the moment the host is gone, not when its shell has died; and when the
+		// shell has ended, not when a host that has stopped reading has taken its last output.
 		gone: func() { a.console.free(owner) },
 	}))
 }

@@ -467,3 +467,29 @@ func TestExecIsDeniedInASealedMachine(t *testing.T) {
 		t.Errorf("Status: %v", err)
 	}
 }
+
+// A bug in a handler ends that request alone; the log has what happened.
+func TestABugInAHandlerEndsThatRequest(t *testing.T) {
+	g := boot(t, func(o *agent.Options) { o.Timings = func() []agentproto.Timing { panic("a bug") } })
+	c := g.connect()
+	if _, err := c.Status(deadline(t)); err == nil {
+		t.Error("status came from a handler that panicked")
+	}
+	x, err := c.Exec(deadline(t), sh("true"), agentclient.Streams{})
+	if err != nil || x.Code != 0 {
+		t.Errorf("afterwards: %+v, %v", x, err)
+	}
+}
+
+// TERM is the host's where it is the name of a terminal.
+func TestTermOfAProgram(t *testing.T) {
+	c := boot(t).connect()
+	for term, want := range map[string]string{"tmux-256color": "tmux-256color", "../../etc/x": "xterm-256color", "a b": "xterm-256color", "": "xterm-256color"} {
+		start := sh("echo $TERM")
+		start.TTY, start.Term = true, term
+		var out bytes.Buffer
+		if x, err := c.Exec(deadline(t), start, agentclient.Streams{Stdout: &out}); err != nil || x.Code != 0 || strings.TrimSpace(out.String()) != want {
+			t.Errorf("%q: %q, %+v, %v", term, out.String(), x, err)
+		}
+	}
+}

@@ -48,7 +48,7 @@ func (a *Agent) serveForward(w http.ResponseWriter, r *http.Request) {
 	if rc.Flush() != nil {
 		return
 	}
-	exchange(w, r, rc, conn)
+	a.exchange(w, r, rc, conn)
 }
 
 func dialFirst(r *http.Request, hosts []string, port string) (*net.TCPConn, error) {
@@ -67,13 +67,16 @@ func dialFirst(r *http.Request, hosts []string, port string) (*net.TCPConn, erro
 }
 
 // exchange copies both ways until both directions have ended or one is cut.
-func exchange(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, conn *net.TCPConn) {
+func (a *Agent) exchange(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, conn *net.TCPConn) {
 	var up sync.WaitGroup
+	cut := func() { conn.SetDeadline(time.Unix(1, 0)) } // wakes the other direction
 	up.Go(func() {
-		_, err := io.Copy(conn, r.Body)
-		if err != nil || conn.CloseWrite() != nil {
-			conn.SetDeadline(time.Unix(1, 0)) // a cut: wake the other direction
-		}
+		a.guarded(func(*agentproto.Error) { cut() }, func() {
+			_, err := io.Copy(conn, r.Body)
+			if err != nil || conn.CloseWrite() != nil {
+				cut()
+			}
+		})
 	})
 	rec := agentproto.NewRecordWriter(w)
 	buf := make([]byte, forwardChunk)

@@ -28,7 +28,7 @@ func listen(t *testing.T, addr string, f func(c *net.TCPConn)) uint16 {
 	t.Helper()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		t.Skipf("listening on %s: %v", addr, err)
+		t.Skipf("missing: a loopback to listen on, %s: %v", addr, err)
 	}
 	var serving sync.WaitGroup
 	serving.Go(func() {

@@ -214,7 +214,7 @@ func openFiles(t testing.TB) int {
 	t.Helper()
 	d, err := os.ReadDir("/dev/fd")
 	if err != nil {
-		t.Skipf("no /dev/fd: %v", err)
+		t.Skipf("missing: /dev/fd: %v", err)
 	}
 	return len(d)
 }

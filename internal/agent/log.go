@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/guestproc"
 )
 
 const (
@@ -105,7 +106,9 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	case len(w.line) == 0 && w.timer != nil:
 		w.timer.Stop()
 	case len(w.line) > 0 && w.timer == nil:
-		w.timer = time.AfterFunc(partialAfter, w.flushPartial)
+		w.timer = time.AfterFunc(partialAfter, func() {
+			guestproc.Guard(func(text string) { w.log.Add("agent", "err", text) }, w.flushPartial)
+		})
 	case len(w.line) > 0:
 		w.timer.Reset(partialAfter)
 	}

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/guestproc"
 )
 
 // How long the agent waits, after the main program has ended, for the host to fetch what it
@@ -81,7 +83,7 @@ func (m *mainProgram) start(at agentproto.AttachStart) {
 		}
 		m.forward(t, b)
 		return nil
-	})
+	}, func(*agentproto.Error) { p.proc.Stop(syscall.SIGKILL, 0) })
 	go func() {
 		p.wait()
 		for _, w := range []io.Writer{out, errOut} {
@@ -158,9 +160,21 @@ func (m *mainProgram) end(grace time.Duration) {
 	}
 	m.mu.Unlock()
 	if p != nil {
-		p.proc.Stop(syscall.SIGTERM, grace)
+		p.proc.Stop(m.stopSignal(), grace)
 	}
 	<-m.ended
+}
+
+// stopSignal is the signal that the image names for its program, or SIGTERM.
+func (m *mainProgram) stopSignal() syscall.Signal {
+	if m.spec.StopSignal == "" {
+		return syscall.SIGTERM
+	}
+	sig, err := guestproc.ParseSignal(m.spec.StopSignal)
+	if err != nil {
+		return syscall.SIGTERM // also of a signal that only means something to another init
+	}
+	return sig
 }
 
 var errAttached = errors.New("somebody is attached")
@@ -225,17 +239,18 @@ func (a *Agent) serveMain(w http.ResponseWriter, r *http.Request) {
 
 // converse passes the host's records on until the program has ended or the host is gone.
 func (m *mainProgram) converse(s *stream, p *program, at agentproto.AttachStart) {
-	broken := make(chan struct{})
-	in := &input{s: s, p: p, taken: at.Stdin, active: func() {}, broken: func(e *agentproto.Error) {
-		m.agent.logf("err", "the host attached to the main program broke the protocol: %s", e.Message)
-		close(broken)
+	broken, breaks := context.WithCancel(context.Background())
+	defer breaks()
+	in := &input{agent: m.agent, s: s, p: p, taken: at.Stdin, active: func() {}, broken: func(e *agentproto.Error) {
+		m.agent.logf("err", "the host attached to the main program was let go: %s", e.Message)
+		breaks()
 	}}
 	var reader sync.WaitGroup
-	reader.Go(in.run)
+	reader.Go(func() { m.agent.guarded(in.broken, in.run) })
 	select {
 	case <-m.ended:
 	case <-s.ctx.Done():
-	case <-broken:
+	case <-broken.Done():
 	}
 	s.stopReading()
 	reader.Wait()

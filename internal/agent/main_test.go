@@ -187,7 +187,7 @@ func TestAttachWithoutMain(t *testing.T) {
 // A machine that nobody shuts down after its program has ended powers itself off.
 func TestMainEndsTheMachineWithoutAHost(t *testing.T) {
 	if testing.Short() {
-		t.Skip("waits 5 s by design")
+		t.Skip("missing: time to wait for the 5 s that a lost host has, with -short")
 	}
 	g := boot(t, withMain(false, "exit 0"))
 	began := time.Now()

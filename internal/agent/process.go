@@ -127,10 +127,10 @@ func pipe(readOurs bool) (r, w *os.File, err error) {
 }
 
 // pump copies the program's output to out until the program has ended and its output is
-// drained; wait waits for that.
-func (p *program) pump(a *Agent, out sink) {
+// drained; wait waits for that. broken hears of a bug, after which no more output is read.
+func (p *program) pump(a *Agent, out sink, broken func(*agentproto.Error)) {
 	for _, o := range p.outs {
-		p.pumps.Go(func() { copyOutput(a, o, p.proc.Done(), out) })
+		p.pumps.Go(func() { a.guarded(broken, func() { copyOutput(a, o, p.proc.Done(), out) }) })
 	}
 }
 

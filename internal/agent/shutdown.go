@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/guestproc"
 )
 
 const (
@@ -25,7 +26,7 @@ func (a *Agent) serveShutdown(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(http.StatusAccepted)
 	_ = http.NewResponseController(w).Flush()
-	go a.shutdown(req)
+	go guestproc.Guard(a.blame, func() { a.shutdown(req) })
 }
 
 // shutdown ends everything in the guest and then the guest. The first call does it, all

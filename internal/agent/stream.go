@@ -103,6 +103,7 @@ func (s *stream) stopReading() { s.rc.SetReadDeadline(time.Unix(1, 0)) }
 
 // input passes a stream's records on to a program until the stream is read no more.
 type input struct {
+	agent  *Agent
 	s      *stream
 	p      *program
 	taken  bool // the host may send input
@@ -115,7 +116,7 @@ type input struct {
 // run reads records until the host is gone, stopReading or a violation.
 func (in *input) run() {
 	in.queue.init()
-	in.feeder.Go(in.feed)
+	in.feeder.Go(func() { in.agent.guarded(in.broken, in.feed) })
 	err := in.records()
 	if !errors.Is(err, io.EOF) { // after an orderly end of the host's records what is queued still counts
 		in.queue.abandon()

@@ -69,10 +69,15 @@ func writeXattrs(f *os.File, records map[string]string) error {
 	return nil
 }
 
-// pseudo says whether a folder belongs to a file system that the kernel makes up.
+// pseudo says whether a file or folder belongs to a file system that the kernel makes up.
 func pseudo(f *os.File) bool {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
 	var st unix.Statfs_t
-	if unix.Fstatfs(int(f.Fd()), &st) != nil {
+	// Not through Fd, which makes a file blocking.
+	if cerr := rc.Control(func(fd uintptr) { err = unix.Fstatfs(int(fd), &st) }); cerr != nil || err != nil {
 		return false
 	}
 	switch int64(st.Type) {

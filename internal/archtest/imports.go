@@ -40,7 +40,7 @@ func placed(dir string) bool {
 	switch first {
 	case "internal", "cmd", "scripts":
 		return nested
-	case "e2e", "bench":
+	case "e2e", "bench", "nix": // nix holds the flake, and what embeds it
 		return !nested
 	}
 	return false

@@ -44,6 +44,7 @@ func table() map[string]row {
 		"trust":       host(1),
 		"fault":       host(1),
 		"flock":       host(1),
+		"nix-flake":   host(1),
 		"network":     host(1, "machine"),
 		"jailer":      host(1, "machine"),
 		"control":     host(1, "machine"),
@@ -57,6 +58,7 @@ func table() map[string]row {
 		"kernel":   host(2, "machine", "paths", "trust", "disk", "flock"),
 		"oci":      host(2, "machine", "paths", "flock"),
 		"catalog":  host(2, "machine"),
+		"nix":      host(2, "machine", "paths", "nix-flake"),
 		"volume":   host(2, "machine", "paths", "disk", "flock"),
 		"initrd":   host(2, "machine", "paths", "trust", "disk", "kernel"),
 		"agentbin": host(2, "machine"),
@@ -162,6 +164,7 @@ func backendTextAllowed() map[string]string {
 		"cli":    "flag help and examples",
 		"doctor": "what to install and how",
 		"image":  "names of images begin with a registry's host",
+		"nix":    "what nix says and what to install",
 		"build":  "the tools that build Dockerfiles, and what they call an image",
 		"oci":    "sources are named as the programs that made them are, and remedies name those",
 	}

@@ -20,7 +20,7 @@ import (
 
 const (
 	smallFile  = 64 << 10 // bytes; a file that states no more is read before its size is told
-	maxUnsized = 16 << 20 // bytes of a file that does not state its size; they are held in memory
+	maxUnsized = 4 << 20  // bytes of a file that does not state its size; they are held in memory
 )
 
 const whySpecial = "devices, sockets and FIFOs are not copied"

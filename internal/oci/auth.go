@@ -8,8 +8,9 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/mvmctl/mvmctl/internal/machine"
 	"golang.org/x/net/publicsuffix"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
 // maxToken bounds the answer of a token server.

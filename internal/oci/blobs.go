@@ -14,10 +14,11 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mvmctl/mvmctl/internal/flock"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
-	"golang.org/x/sys/unix"
 )
 
 // Blobs is a folder of files that are named after their content, DIR/sha256/HEX. A file with
@@ -80,7 +81,7 @@ func (b *Blobs) Open(_ context.Context, l Layer) (io.ReadCloser, error) {
 	}
 	f, err := os.OpenFile(b.path(l.Digest), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
-		return nil, fmt.Errorf("opening a fetched layer: %w", err)
+		return nil, machine.Errorf("integrity.digest", "run the command again: it will be fetched anew", "the cached layer %s is gone: %w", shortDigest(l.Digest), err)
 	}
 	return &blobReader{f: f, layer: l, hash: sha256.New()}, nil
 }

@@ -80,7 +80,7 @@ func (e *engine) get(ctx context.Context, path string) (*response, error) {
 		w.stop()
 		return nil, err
 	}
-	resp, err := e.http.RoundTrip(req)
+	resp, err := e.http.RoundTrip(req) //nolint:bodyclose // by response.close
 	if err != nil {
 		w.stop()
 		if ctx.Err() != nil {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -183,6 +184,12 @@ func (c *counting) Write(p []byte) (int, error) {
 }
 
 func (c *counting) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+func (s *site) bytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent
+}
 
 func (s *site) host() string {
 	return strings.TrimPrefix(strings.TrimPrefix(s.URL, "http://"), "https://")

@@ -70,8 +70,8 @@ func TestTruncated(t *testing.T) {
 			img, err := pull(t, newClient(t), s.source(t, ":1"), b)
 			must(t, err)
 			wantLayers(t, b, img, content)
-			if s.sent > img.Size+int64(len(content.manifest)+len(content.config)) {
-				t.Errorf("%d bytes were sent for %d", s.sent, img.Size)
+			if s.bytes() > img.Size+int64(len(content.manifest)+len(content.config)) {
+				t.Errorf("%d bytes were sent for %d", s.bytes(), img.Size)
 			}
 		})
 	}
@@ -170,7 +170,7 @@ func TestStandstill(t *testing.T) {
 			until(r)
 		})
 		c, b := newClient(t), newBlobs(t)
-		c.tune.idle = 200 * time.Millisecond
+		c.tune.idle = time.Second
 		_, err := pull(t, c, s.source(t, ":1"), b)
 		wantCode(t, err, "peer.timeout")
 		l := content.layers[0]
@@ -206,7 +206,7 @@ func TestStandstill(t *testing.T) {
 	t.Run("after accept, headers, handshake", func(t *testing.T) {
 		t.Parallel()
 		for _, greeting := range []string{"", "HTTP/1.1 200 OK\r\nX-Drip: "} {
-			l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
+			l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 			must(t, err)
 			t.Cleanup(func() { _ = l.Close() })
 			go func() {
@@ -220,7 +220,7 @@ func TestStandstill(t *testing.T) {
 				}
 			}()
 			c := newClient(t)
-			c.tune.idle = 200 * time.Millisecond
+			c.tune.idle = time.Second
 			_, err = c.Resolve(t.Context(), parse(t, l.Addr().String()+"/app"), amd64)
 			wantCode(t, err, "peer.timeout")
 			// The same, but we begin with a TLS handshake.

@@ -130,7 +130,7 @@ func (c *Client) send(ctx context.Context, home, at *url.URL, method string, hea
 			transport = c.foreign
 		}
 	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := transport.RoundTrip(req) //nolint:bodyclose // by response.close
 	if err != nil {
 		err = peerError(ctx, w, at.Host, err)
 		w.stop()
@@ -273,7 +273,12 @@ func (r *registry) statusError(resp *response, what string) error {
 			return machine.Errorf("peer.unavailable", remedyRegistry, "%s, where the registry keeps its content, refuses us (%d)%s", host, code, said)
 		}
 		return r.deniedError()
-	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
+	case code == http.StatusTooManyRequests:
+		return retryable{
+			machine.Errorf("peer.unavailable", strings.TrimSpace("try again later, or log in, which often allows more: docker login "+loginHost(r.ref.host)), "%s answers that we ask too much (%d)%s", host, code, said),
+			retryAfter(resp.Header.Get("Retry-After"), r.c.tune.now()),
+		}
+	case code == http.StatusRequestTimeout, code >= 500:
 		return retryable{
 			machine.Errorf("peer.unavailable", "try again later, or use another registry", "%s answers %d%s", host, code, said),
 			retryAfter(resp.Header.Get("Retry-After"), r.c.tune.now()),

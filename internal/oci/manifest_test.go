@@ -123,8 +123,8 @@ func TestEndlessManifest(t *testing.T) {
 		_, err := newClient(t).Resolve(t.Context(), s.source(t, ":1"), amd64)
 		wantCode(t, err, "manifest.limit")
 		s.Close() // waits for the handler
-		if s.sent > 64<<20 {
-			t.Errorf("%d bytes were sent", s.sent)
+		if s.bytes() > 64<<20 {
+			t.Errorf("%d bytes were sent", s.bytes())
 		}
 	}
 }

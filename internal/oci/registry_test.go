@@ -2,12 +2,14 @@ package oci
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -206,9 +208,96 @@ func TestCancel(t *testing.T) {
 	_, err = c.Fetch(t.Context(), img, b, nil)
 	must(t, err)
 	wantLayers(t, b, img, content)
-	if want := img.Size - 1_000_000; s.sent != want {
-		t.Errorf("%d bytes were sent to go on, want %d", s.sent, want)
+	if want := img.Size - 1_000_000; s.bytes() != want {
+		t.Errorf("%d bytes were sent to go on, want %d", s.bytes(), want)
 	}
+}
+
+// TestParallel: up to four layers come at once, and not more.
+func TestParallel(t *testing.T) {
+	t.Parallel()
+	content := makeImage(t, 1000, 1100, 1200, 1300, 1400, 1500, 1600, 1700, 1800)
+	s := newSite(t, content)
+	var mu sync.Mutex
+	now, most := 0, 0
+	four := make(chan struct{})
+	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") || strings.HasSuffix(r.URL.Path, digestOf(content.config)) {
+			return false
+		}
+		mu.Lock()
+		now++
+		most = max(most, now)
+		if now == 4 && most == 4 {
+			select {
+			case <-four:
+			default:
+				close(four)
+			}
+		}
+		mu.Unlock()
+		defer func() {
+			mu.Lock()
+			now--
+			mu.Unlock()
+		}()
+		select {
+		case <-four: // they wait for each other
+		case <-r.Context().Done():
+		}
+		return false
+	}
+	b := newBlobs(t)
+	img, err := pull(t, newClient(t), s.source(t, ":1"), b)
+	must(t, err)
+	wantLayers(t, b, img, content)
+	if most != 4 {
+		t.Errorf("%d at once", most)
+	}
+}
+
+// TestProxy: behind a proxy all goes through it, and a registry may send us inside as little as
+// without one.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	content := makeImage(t, 1000)
+	s := newSite(t, content)
+	via, err := url.Parse(s.URL)
+	must(t, err)
+	to := "http://cdn.example.net/v2/app/blobs/x/" + content.layers[0].Digest
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.Host, ".example.com") && !strings.HasSuffix(r.Host, ".example.net") {
+			t.Errorf("a request for %s", r.Host)
+		}
+		if strings.HasSuffix(r.Host, ".example.com") && strings.HasSuffix(r.URL.Path, content.layers[0].Digest) {
+			http.Redirect(w, r, to, http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	}
+	c := newClient(t)
+	c.proxy = func(*http.Request) (*url.URL, error) { return via, nil }
+	c.o.Insecure = []string{"registry.example.com"}
+	b := newBlobs(t)
+	img, err := pull(t, c, parse(t, "registry.example.com/app:1"), b)
+	must(t, err)
+	wantLayers(t, b, img, content)
+	to = "http://10.0.0.1/x"
+	_, err = pull(t, c, parse(t, "registry.example.com/app:1"), newBlobs(t))
+	wantCode(t, err, "peer.redirect")
+}
+
+// TestFullDisk says so.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	f, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("no /dev/full")
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	p := &partial{f: f, hash: sha256.New()}
+	_, err = p.Write([]byte("x"))
+	wantCode(t, err, "limit.disk")
 }
 
 // TestSpace: what cannot fit is refused before anything is fetched (A079).

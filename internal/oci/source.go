@@ -1,11 +1,12 @@
 package oci
 
 import (
-	"net"
 	"net/netip"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
@@ -141,10 +142,16 @@ func sourceError(format string, args ...any) error {
 // The grammar of https://github.com/opencontainers/distribution-spec/blob/main/spec.md and of
 // Docker's references.
 var (
-	repoPattern = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
-	hostPattern = regexp.MustCompile(`^(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$`)
+	repoPattern = pattern(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagPattern  = pattern(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+	hostPattern = pattern(`^(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$`)
 )
+
+// pattern compiles an expression when it is first needed: what is made at the program's start,
+// every command pays for.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 func parseReference(s string) (reference, error) {
 	var r reference
@@ -172,11 +179,11 @@ func parseReference(s string) (reference, error) {
 		r.repo = "library/" + r.repo
 	}
 	switch {
-	case len(r.host) > 255 || !hostPattern.MatchString(r.host) || !validHost(r.host):
+	case len(r.host) > 255 || !hostPattern().MatchString(r.host) || !validHost(r.host):
 		return r, sourceError("%s: %s is no registry", quote(s), quote(r.host))
-	case len(r.repo) > 255 || !repoPattern.MatchString(r.repo):
+	case len(r.repo) > 255 || !repoPattern().MatchString(r.repo):
 		return r, sourceError("%s: %s is no image name", quote(s), quote(r.repo))
-	case (tagged || !pinned) && !tagPattern.MatchString(r.tag):
+	case (tagged || !pinned) && !tagPattern().MatchString(r.tag):
 		return r, sourceError("%s: %s is no tag", quote(s), quote(r.tag))
 	}
 	if pinned {
@@ -196,7 +203,7 @@ func validHost(host string) bool {
 		return err == nil && a.Is6() && a.Zone() == ""
 	}
 	if port := u.Port(); port != "" {
-		n, err := net.LookupPort("tcp", port)
+		n, err := strconv.ParseUint(port, 10, 16)
 		return err == nil && n > 0
 	}
 	return !strings.HasSuffix(host, ":")

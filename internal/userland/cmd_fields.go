@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -65,6 +66,16 @@ func parseCutList(s string) ([]cutRange, error) {
 	return list, nil
 }
 
+// cutter is what cut keeps of a line.
+type cutter struct {
+	kind       rune // b, c or f
+	list       []cutRange
+	complement bool
+	sep        string // between the fields of the input
+	outSep     string // and of the output
+	onlySep    bool   // lines without a separator are left out
+}
+
 func runCut(c *call) int {
 	o, names, ok := c.parse("b:c:f:d:snz\x01\x02:", longOptions{
 		"bytes": 'b', "characters": 'c', "fields": 'f', "delimiter": 'd', "only-delimited": 's', "complement": '\x01', "output-delimiter": '\x02', "zero-terminated": 'z',
@@ -72,34 +83,25 @@ func runCut(c *call) int {
 	if !ok {
 		return exitFailure
 	}
-	kind := o.last('b', 'c', 'f')
-	if kind == 0 {
+	k := cutter{kind: o.last('b', 'c', 'f'), complement: o.has('\x01'), onlySep: o.has('s'), sep: "\t"}
+	if k.kind == 0 {
 		return c.usageError("you must specify a list of bytes, characters, or fields")
 	}
-	text, _ := o.get(kind)
-	list, err := parseCutList(text)
-	if err != nil {
+	text, _ := o.get(k.kind)
+	var err error
+	if k.list, err = parseCutList(text); err != nil {
 		return c.errorf("%s", err)
 	}
-	sep := "\t"
 	if d, ok := o.get('d'); ok {
 		if len([]rune(d)) > 1 {
 			return c.errorf("the delimiter must be a single character")
 		}
-		if sep = d; sep == "" {
-			sep = "\x00"
+		if k.sep = d; d == "" {
+			k.sep = "\x00"
 		}
 	}
-	outSep, hasOutSep := o.get('\x02')
-	if !hasOutSep && kind == 'f' {
-		outSep = sep
-	}
-	wanted := func(n int) bool {
-		in := false
-		for _, r := range list {
-			in = in || n >= r.from && n <= r.to
-		}
-		return in != o.has('\x01')
+	if k.outSep, ok = o.get('\x02'); !ok {
+		k.outSep = k.sep
 	}
 	delim := byte('\n')
 	if o.has('z') {
@@ -107,45 +109,57 @@ func runCut(c *call) int {
 	}
 	c.out.buffered()
 	return c.eachLine(names, delim, func(line []byte) {
-		var out []byte
-		switch kind {
-		case 'f':
-			if !bytes.Contains(line, []byte(sep)) {
-				if o.has('s') {
-					return
-				}
-				out = line
-				break
-			}
-			first := true
-			n := 0
-			for field := range bytes.SplitSeq(line, []byte(sep)) {
-				if n++; !wanted(n) {
-					continue
-				}
-				if !first {
-					out = append(out, outSep...)
-				}
-				first = false
-				out = append(out, field...)
-			}
-		case 'c':
-			n := 0
-			for _, r := range string(line) {
-				if n++; wanted(n) {
-					out = append(out, string(r)...)
-				}
-			}
-		default:
-			for i, b := range line {
-				if wanted(i + 1) {
-					out = append(out, b)
-				}
+		if out, ok := k.cut(line); ok {
+			c.out.Write(out)
+			c.out.WriteByte(delim)
+		}
+	})
+}
+
+func (k cutter) wanted(n int) bool {
+	in := slices.ContainsFunc(k.list, func(r cutRange) bool { return n >= r.from && n <= r.to })
+	return in != k.complement
+}
+
+// cut returns what is kept of a line; false: not even its end.
+func (k cutter) cut(line []byte) (out []byte, ok bool) {
+	switch k.kind {
+	case 'f':
+		return k.fields(line)
+	case 'c':
+		n := 0
+		for _, r := range string(line) {
+			if n++; k.wanted(n) {
+				out = append(out, string(r)...)
 			}
 		}
-		c.out.Write(out)
-		c.out.WriteByte(delim)
-	})
+	default:
+		for i, b := range line {
+			if k.wanted(i + 1) {
+				out = append(out, b)
+			}
+		}
+	}
+	return out, true
+}
+
+func (k cutter) fields(line []byte) (out []byte, ok bool) {
+	if !bytes.Contains(line, []byte(k.sep)) {
+		return line, !k.onlySep
+	}
+	first := true
+	n := 0
+	for field := range bytes.SplitSeq(line, []byte(k.sep)) {
+		if n++; !k.wanted(n) {
+			continue
+		}
+		if !first {
+			out = append(out, k.outSep...)
+		}
+		first = false
+		out = append(out, field...)
+	}
+	return out, true
 }
 
 // runUniq drops or shows adjacent equal lines.

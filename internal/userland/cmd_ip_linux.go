@@ -156,10 +156,7 @@ func flagNames(flags uint32) string {
 	if flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING == 0 {
 		names = append(names, "NO-CARRIER")
 	}
-	for _, f := range []struct {
-		bit  uint32
-		name string
-	}{
+	names = append(names, bitNames(flags, []namedBit{
 		{unix.IFF_LOOPBACK, "LOOPBACK"},
 		{unix.IFF_BROADCAST, "BROADCAST"},
 		{unix.IFF_POINTOPOINT, "POINTOPOINT"},
@@ -178,12 +175,25 @@ func flagNames(flags uint32) string {
 		{unix.IFF_LOWER_UP, "LOWER_UP"},
 		{unix.IFF_DORMANT, "DORMANT"},
 		{unix.IFF_ECHO, "ECHO"},
-	} {
+	})...)
+	return strings.Join(names, ",")
+}
+
+// namedBit is one flag of the kernel's.
+type namedBit struct {
+	bit  uint32
+	name string
+}
+
+// bitNames names the flags that are set, in the order of all.
+func bitNames(flags uint32, all []namedBit) []string {
+	var names []string
+	for _, f := range all {
 		if flags&f.bit != 0 {
 			names = append(names, f.name)
 		}
 	}
-	return strings.Join(names, ",")
+	return names
 }
 
 // operState names IFLA_OPERSTATE (linux/if.h).
@@ -347,10 +357,7 @@ func (ip *ipCommand) printAddress(a ipAddress) {
 		ip.c.printf(" brd %s", brd)
 	}
 	ip.c.printf(" scope %s ", scopeName(a.scope))
-	for _, f := range []struct {
-		bit  uint32
-		name string
-	}{
+	for _, name := range bitNames(a.flags, []namedBit{
 		{unix.IFA_F_SECONDARY, "secondary"},
 		{unix.IFA_F_TENTATIVE, "tentative"},
 		{unix.IFA_F_DEPRECATED, "deprecated"},
@@ -359,10 +366,8 @@ func (ip *ipCommand) printAddress(a ipAddress) {
 		{unix.IFA_F_HOMEADDRESS, "home"},
 		{unix.IFA_F_MANAGETEMPADDR, "mngtmpaddr"},
 		{unix.IFA_F_NOPREFIXROUTE, "noprefixroute"},
-	} {
-		if a.flags&f.bit != 0 {
-			ip.c.printf("%s ", f.name)
-		}
+	}) {
+		ip.c.printf("%s ", name)
 	}
 	if a.flags&unix.IFA_F_PERMANENT == 0 {
 		ip.c.printf("dynamic ")
@@ -415,34 +420,40 @@ func (ip *ipCommand) showFilter() (device string, up bool, err error) {
 	return device, up, nil
 }
 
-func (ip *ipCommand) showLinks() error {
+// selected returns the links that the arguments ask for, and all.
+func (ip *ipCommand) selected() (shown, all []ipLink, err error) {
 	device, up, err := ip.showFilter()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	list, err := links()
+	if all, err = links(); err != nil {
+		return nil, nil, err
+	}
+	for _, l := range all {
+		if (device == "" || l.name == device) && (!up || l.flags&unix.IFF_UP != 0) {
+			shown = append(shown, l)
+		}
+	}
+	return shown, all, nil
+}
+
+func (ip *ipCommand) showLinks() error {
+	shown, all, err := ip.selected()
 	if err != nil {
 		return err
 	}
-	for _, l := range list {
-		if (device != "" && l.name != device) || (up && l.flags&unix.IFF_UP == 0) {
-			continue
-		}
+	for _, l := range shown {
 		if ip.brief {
 			ip.c.printf("%-16s %-14s %s <%s> \n", l.name, l.operState(), hardwareAddress(l.obj.attrs[unix.IFLA_ADDRESS]), flagNames(l.flags))
 			continue
 		}
-		ip.printLink(l, list, true)
+		ip.printLink(l, all, true)
 	}
 	return nil
 }
 
 func (ip *ipCommand) showAddresses() error {
-	device, up, err := ip.showFilter()
-	if err != nil {
-		return err
-	}
-	list, err := links()
+	shown, all, err := ip.selected()
 	if err != nil {
 		return err
 	}
@@ -450,14 +461,14 @@ func (ip *ipCommand) showAddresses() error {
 	if err != nil {
 		return err
 	}
-	for _, l := range list {
+	for _, l := range shown {
 		var own []ipAddress
 		for _, a := range addrs {
 			if a.index == l.index {
 				own = append(own, a)
 			}
 		}
-		if (device != "" && l.name != device) || (up && l.flags&unix.IFF_UP == 0) || (ip.family != unix.AF_UNSPEC && len(own) == 0) {
+		if ip.family != unix.AF_UNSPEC && len(own) == 0 {
 			continue
 		}
 		switch {
@@ -470,9 +481,9 @@ func (ip *ipCommand) showAddresses() error {
 			continue
 		case !ip.oneRow:
 			if ip.family == unix.AF_UNSPEC {
-				ip.printLink(l, list, false)
+				ip.printLink(l, all, false)
 			} else {
-				ip.printLinkHead(l, list)
+				ip.printLinkHead(l, all)
 			}
 		}
 		for _, a := range own {

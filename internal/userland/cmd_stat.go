@@ -195,21 +195,16 @@ func (v statView) value(verb string) (text string, numeric bool) {
 }
 
 func typeName(info fs.FileInfo) string {
-	switch m := info.Mode(); {
-	case m.IsDir():
-		return "directory"
-	case m&fs.ModeSymlink != 0:
-		return "symbolic link"
-	case m&fs.ModeCharDevice != 0:
-		return "character special file"
-	case m&fs.ModeDevice != 0:
-		return "block special file"
-	case m&fs.ModeNamedPipe != 0:
-		return "fifo"
-	case m&fs.ModeSocket != 0:
-		return "socket"
-	case info.Size() == 0:
+	letter := typeLetter(info.Mode())
+	if letter == '-' && info.Size() == 0 {
 		return "regular empty file"
 	}
-	return "regular file"
+	name, ok := map[byte]string{
+		'-': "regular file", 'd': "directory", 'l': "symbolic link", 'c': "character special file",
+		'b': "block special file", 'p': "fifo", 's': "socket",
+	}[letter]
+	if !ok {
+		return "weird file" // as GNU stat has it
+	}
+	return name
 }

@@ -26,6 +26,7 @@ func systemCommands() []command {
 		{name: "which", usage: "[-as] NAME...", run: runWhich, quick: true},
 		{name: "tty", usage: "[-s]", run: runTTY, quick: true},
 		{name: "clear", usage: "", run: runClear, quick: true},
+		{name: "tput", usage: "[-T TYPE] CAPABILITY [ARG]...", run: runTput, quick: true},
 		{name: "nproc", usage: "[-a] [-i N]", run: runNproc, quick: true},
 		{name: "hostname", usage: "[-sfdi] [-F FILE] [NAME]", run: runHostname, quick: true},
 		{name: "date", usage: "[-uR] [-I[SPEC]] [-d DATE] [-r FILE] [-s DATE] [+FORMAT]", run: runDate, quick: true},

@@ -28,7 +28,7 @@ func inNamespaces(t *testing.T, script string) result {
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Start(); err != nil {
-		t.Skipf("no new namespaces here: %v", err)
+		t.Skipf("missing: leave to make namespaces: %v", err)
 	}
 	if err := cmd.Wait(); err != nil && cmd.ProcessState.ExitCode() < 0 {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func hostTool(name string) string {
 // The network is set up with our ip and shown by both: the text is the same.
 func TestIPShowsWhatIproute2Shows(t *testing.T) {
 	if hostTool("ip") == "" {
-		t.Skip("no iproute2 on this system")
+		t.Skip("missing: iproute2")
 	}
 	setup := `set -e
 ip link set lo up

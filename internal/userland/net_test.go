@@ -151,7 +151,7 @@ func TestNetcatUDP(t *testing.T) {
 
 func TestNslookupReadsTheHostsFile(t *testing.T) {
 	if _, err := os.Stat("/etc/hosts"); err != nil {
-		t.Skip("no /etc/hosts")
+		t.Skip("missing: /etc/hosts")
 	}
 	got := run(t, filepath.Dir("/"), "", "nslookup", "localhost")
 	if got.code != 0 || !strings.Contains(got.out, "Name:\tlocalhost\nAddress: ") {

@@ -56,7 +56,7 @@ func TestLikeTheRealTools(t *testing.T) {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
 			if _, err := exec.LookPath(name); err != nil {
-				t.Skipf("no %s on this system", name)
+				t.Skipf("missing: %s", name)
 			}
 			ours, theirs := shared, shared
 			if mayWrite(line) {
@@ -94,7 +94,7 @@ func hostShell(t *testing.T, dir, line string) result {
 	t.Helper()
 	bash, err := exec.LookPath("bash")
 	if err != nil {
-		t.Skip("no bash on this system")
+		t.Skip("missing: bash")
 	}
 	cmd := exec.Command(bash, "-c", line)
 	cmd.Dir = dir

@@ -27,6 +27,7 @@ func platformCommands() []command {
 		{name: "halt", usage: "[-fn]", run: runReboot, quick: true},
 		{name: "chroot", usage: "ROOT [COMMAND [ARG]...]", run: runChroot, own: true},
 		{name: "mknod", usage: "[-m MODE] NAME {b|c|p} [MAJOR MINOR]", run: runMknod, quick: true},
+		{name: "stty", usage: "[-F DEVICE] [-a | -g | size | SETTING...]", run: runStty, quick: true},
 		{name: "ip", usage: "[-4|-6] [-br] [-o] {address|link|route|neigh} [{show|add|del|set|...} ...]", run: runIP, quick: true, raw: true},
 		{name: "ping", usage: "[-46qn] [-c COUNT] [-i SECONDS] [-W SECONDS] [-w SECONDS] [-s SIZE] HOST", run: runPing},
 	}

@@ -19,9 +19,10 @@ var errInterrupt = errors.New("interrupted")
 
 // lineReader edits lines on a terminal.
 type lineReader struct {
-	in   *os.File
-	out  io.Writer
-	term *term.Terminal
+	in       *os.File
+	out      io.Writer
+	term     *term.Terminal
+	complete *completer
 }
 
 // keys feeds the editor. It reads single bytes, so that what is typed ahead
@@ -48,8 +49,9 @@ func (k keys) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newLineReader(in *os.File, out io.Writer) *lineReader {
-	l := &lineReader{in: in, out: out}
+func newLineReader(in *os.File, out io.Writer, complete *completer) *lineReader {
+	l := &lineReader{in: in, out: out, complete: complete}
+	complete.print = func(text string) { _, _ = l.term.Write([]byte(text)) } // the terminal may be gone
 	l.reset()
 	return l
 }
@@ -60,6 +62,7 @@ func (l *lineReader) reset() {
 	if l.term != nil {
 		t.History = l.term.History
 	}
+	t.AutoCompleteCallback = l.complete.key
 	l.term = t
 }
 
@@ -105,7 +108,9 @@ func (s *shell) interact() int {
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGQUIT)
 	defer signal.Stop(sigs)
 
-	lines := newLineReader(in, s.c.err)
+	lines := newLineReader(in, s.c.err, &completer{
+		dir: func() string { return s.runner.Dir }, path: func() string { return s.variable("PATH") }, home: func() string { return s.variable("HOME") },
+	})
 	status := exitOK
 	var text strings.Builder
 	for {
@@ -198,10 +203,7 @@ func (s *shell) prompt() string {
 		host = "localhost"
 	}
 	dir := s.runner.Dir
-	home := s.c.getenv("HOME")
-	if v, ok := s.runner.Vars["HOME"]; ok { // empty until the first command has run
-		home = v.String()
-	}
+	home := s.variable("HOME")
 	if home != "" && home != "/" {
 		if dir == home {
 			dir = "~"
@@ -214,6 +216,14 @@ func (s *shell) prompt() string {
 		mark = "#"
 	}
 	return escapeControl(host+":"+dir) + mark + " "
+}
+
+// variable is a variable's value between two commands.
+func (s *shell) variable(name string) string {
+	if v, ok := s.runner.Vars[name]; ok { // empty until the first command has run
+		return v.String()
+	}
+	return s.c.getenv(name)
 }
 
 // escapeControl keeps a directory's name from steering the terminal.

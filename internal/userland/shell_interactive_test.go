@@ -28,7 +28,7 @@ func startSession(t *testing.T) *session {
 	cmd := shellProcess(t)
 	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
 	if err != nil {
-		t.Skipf("no pseudo-terminal: %v", err)
+		t.Skipf("missing: a pseudo-terminal: %v", err)
 	}
 	s := &session{t: t, tty: tty, cmd: cmd, data: make(chan string, 100)}
 	t.Cleanup(func() { tty.Close() })

@@ -59,7 +59,7 @@ var shellScripts = []string{
 func TestShellScriptsAsInBash(t *testing.T) {
 	bash, err := exec.LookPath("bash")
 	if err != nil {
-		t.Skip("no bash on this system")
+		t.Skip("missing: bash")
 	}
 	for _, script := range shellScripts {
 		t.Run(script, func(t *testing.T) {

@@ -37,7 +37,7 @@ const bigStream = 256 << 20
 // Streams pass through in constant memory, whatever their size.
 func TestBigStreamsStayFlatInMemory(t *testing.T) {
 	if testing.Short() {
-		t.Skip("256 MiB per command")
+		t.Skip("missing: time for 256 MiB per command, with -short")
 	}
 	for _, test := range []struct {
 		argv []string
@@ -159,7 +159,7 @@ func TestProcessWithClosedOutputDiesOfSIGPIPE(t *testing.T) {
 func TestFullDeviceIsReported(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
-		t.Skip("no /dev/full")
+		t.Skip("missing: /dev/full")
 	}
 	defer full.Close()
 	for _, argv := range [][]string{{"echo", "x"}, {"ls", "/"}, {"cat", "/proc/self/status"}, {"sha256sum", "/dev/null"}, {"grep", "", "/proc/self/status"}} {
@@ -173,7 +173,7 @@ func TestFullDeviceIsReported(t *testing.T) {
 
 func TestOutputFilesReportAFullDevice(t *testing.T) {
 	if _, err := os.Stat("/dev/full"); err != nil {
-		t.Skip("no /dev/full")
+		t.Skip("missing: /dev/full")
 	}
 	for _, argv := range [][]string{{"sort", "-o", "/dev/full"}, {"uniq", "-", "/dev/full"}, {"tee", "/dev/full"}, {"cp", "/proc/self/status", "/dev/full"}, {"dd", "of=/dev/full", "status=none"}} {
 		got := run(t, "/", "x\n", argv...)
