@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -37,7 +38,7 @@ func (a *Agent) handlerPanic() {
 	if r == nil {
 		return
 	}
-	if r != http.ErrAbortHandler {
+	if err, ok := r.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 		a.blame(fmt.Sprintf("internal error: %v\n%s", r, debug.Stack()))
 	}
 	panic(http.ErrAbortHandler)

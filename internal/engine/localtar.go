@@ -93,8 +93,7 @@ func (pk *localPacker) skip(p string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
 	}
 	pk.left.add(p, err.Error())

@@ -144,8 +144,10 @@ func TestACopyOverTheLastOne(t *testing.T) {
 	var buf bytes.Buffer
 	tw := tar.NewWriter(&buf)
 	for _, h := range []tar.Header{
-		{Name: "tree/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "tree/a", Typeflag: tar.TypeReg, Mode: 0o400, Size: 4},
-		{Name: "tree/b", Typeflag: tar.TypeLink, Linkname: "tree/a"}, {Name: "tree/c", Typeflag: tar.TypeSymlink, Linkname: "a"},
+		{Name: "tree/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "tree/a", Typeflag: tar.TypeReg, Mode: 0o400, Size: 4},
+		{Name: "tree/b", Typeflag: tar.TypeLink, Linkname: "tree/a"},
+		{Name: "tree/c", Typeflag: tar.TypeSymlink, Linkname: "a"},
 	} {
 		if err := tw.WriteHeader(&h); err != nil {
 			t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"regexp"
 	"strings"
-	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -249,9 +248,10 @@ func derivationName(p string) string {
 	return clip(clean(strings.TrimSuffix(base, ".drv")), 80)
 }
 
-var escapes = sync.OnceValue(func() *regexp.Regexp {
+// escapes are what a terminal obeys.
+func escapes() *regexp.Regexp {
 	return regexp.MustCompile("\x1b(\\[[0-9;?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|.)?")
-})
+}
 
 // clean removes what a terminal would obey: colours, cursor movements, titles, control
 // characters. Line ends and tabs stay.

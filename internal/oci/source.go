@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
@@ -140,17 +139,19 @@ func sourceError(format string, args ...any) error {
 }
 
 // The grammar of https://github.com/opencontainers/distribution-spec/blob/main/spec.md and of
-// Docker's references.
-var (
-	repoPattern = pattern(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern  = pattern(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
-	hostPattern = pattern(`^(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$`)
-)
+// Docker's references. They are compiled when they are needed: every command pays for what is
+// made at the program's start.
 
-// pattern compiles an expression when it is first needed: what is made at the program's start,
-// every command pays for.
-func pattern(expr string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+func repoPattern() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+}
+
+func tagPattern() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+}
+
+func hostPattern() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$`)
 }
 
 func parseReference(s string) (reference, error) {
