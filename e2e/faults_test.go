@@ -24,7 +24,7 @@ func TestBadInput(t *testing.T) {
 		"bad name":          {nil, []string{"up", "-d", "--name", "Bad_Name", "minimal"}, 2, []string{"not a machine name", "lower-case"}},
 		"escape in a name":  {nil, []string{"up", "-d", "--name", "a\x1b[31m", "minimal"}, 2, []string{"not a machine name"}},
 		"bad size":          {nil, []string{"up", "-d", "-m", "12X", "minimal"}, 2, []string{"512M"}},
-		"little memory":     {nil, []string{"up", "-d", "-m", "1M", "minimal"}, 2, []string{"64M"}},
+		"little memory":     {nil, []string{"up", "-d", "-m", "1M", "minimal"}, 2, []string{"96M"}},
 		"bad port":          {nil, []string{"up", "-d", "-p", "99999:1", "minimal"}, 2, []string{"65535"}},
 		"unknown image":     {nil, []string{"up", "-d", "minmal"}, 2, []string{"no image", "minimal"}},
 		"unknown backend":   {nil, []string{"up", "-d", "--hypervisor", "xen", "minimal"}, 2, []string{"no backend"}},

@@ -222,7 +222,7 @@ func TestPublishedPorts(t *testing.T) {
 			t.Fatalf("ports: %+v", v)
 		}
 		taken := strconv.Itoa(v.Ports[0].HostPort)
-		if r := l.run("up", "-d", "--name", "n", "-p", taken+":7", "minimal"); r.code != 125 || !strings.Contains(r.stderr, "in use") {
+		if r := l.run("up", "-d", "--name", "n", "-p", taken+":7", "minimal"); r.code != 125 || !strings.Contains(r.stderr, `is published by machine "m"`) {
 			t.Errorf("a port that is taken: %v", r)
 		}
 		if l.machine("n") != nil {

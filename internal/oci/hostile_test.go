@@ -596,6 +596,17 @@ func TestRealms(t *testing.T) {
 			t.Error("it was asked")
 		}
 	})
+	t.Run("another scheme", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, content)
+		s.before = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="gopher://127.0.0.1/token"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		_, err := pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+		wantCode(t, err, "peer.redirect")
+	})
 	for _, test := range []struct {
 		home, realm string
 		ok          bool

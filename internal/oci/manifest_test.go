@@ -51,6 +51,7 @@ func TestBadManifests(t *testing.T) {
 		"null":               {"null", "manifest.invalid"},
 		"no UTF-8":           {strings.Replace(manifest(config, both), `{`, "{\"\xff\":1,", 1), "manifest.invalid"},
 		"deep":               {strings.Replace(manifest(config, both), `{`, `{"x":`+strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)+",", 1), "manifest.invalid"},
+		"nested 100":         {strings.Replace(manifest(config, both), `{`, `{"x":`+strings.Repeat("[", 100)+strings.Repeat("]", 100)+",", 1), "manifest.invalid"},
 		"index and image":    {strings.Replace(manifest(config, both), `{`, `{"manifests":[],`, 1), "manifest.invalid"},
 		"neither":            {`{"schemaVersion":2}`, "manifest.invalid"},
 		"index by type":      {strings.Replace(manifest(config, both), `{`, `{"mediaType":"`+typeOCIIndex+`",`, 1), "manifest.invalid"},
@@ -229,6 +230,20 @@ func TestIndexes(t *testing.T) {
 		s.before = func(w http.ResponseWriter, r *http.Request) bool {
 			if strings.HasSuffix(r.URL.Path, image) {
 				_, _ = w.Write([]byte(strings.Replace(string(c.blobs[image]), ":2", ": 2", 1)))
+				return true
+			}
+			return honest(w, r)
+		}
+		_, err := newClient(t).Resolve(t.Context(), s.source(t, ":1"), amd64)
+		wantCode(t, err, "integrity.digest")
+	})
+	t.Run("wrong bytes of the configuration", func(t *testing.T) {
+		c.index(t, c.entry(image, typeOCIManifest, &amd64))
+		s := indexSite(t, c)
+		honest := s.before
+		s.before = func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, digestOf(c.config)) {
+				_, _ = w.Write([]byte(strings.Replace(string(c.config), "7:8", "0:0", 1)))
 				return true
 			}
 			return honest(w, r)

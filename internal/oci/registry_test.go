@@ -317,6 +317,12 @@ func TestSpace(t *testing.T) {
 			t.Errorf("fetched all the same: %q", got)
 		}
 	}
+	// Of what is there already only the rest needs space.
+	l := content.layers[0]
+	must(t, os.WriteFile(b.path(l.Digest)+partialSuffix, content.blobs[l.Digest][:2<<20], 0o600))
+	img, err := pull(t, newClient(t), s.source(t, ":1"), b)
+	must(t, err)
+	wantLayers(t, b, img, content)
 }
 
 // TestDamagedBlob: a cached layer that rotted is found when it is read, and fetched again.

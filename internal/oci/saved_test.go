@@ -377,6 +377,9 @@ func TestSavedSparse(t *testing.T) {
 	}
 	_, err = newClient(t).Resolve(t.Context(), parse(t, "docker-archive:"+writeFile(t, data)), amd64)
 	wantCode(t, err, "archive.invalid")
+	if !strings.Contains(err.Error(), "is a sparse file") {
+		t.Errorf("refused for another reason: %v", err)
+	}
 }
 
 // TestSavedBomb: a small file that unpacks without end is given up.
