@@ -145,7 +145,7 @@ func runFuzz(ctx context.Context, dir, name string, args []string) (bool, error)
 			break
 		}
 		r, err := goTest(ctx, fmt.Sprintf("fuzz %s %s for %s", t.dir, t.name, slice),
-			[]string{"-run", "^$", "-fuzz", "^" + t.name + "$", "-fuzztime", slice.String(), "-parallel", "2", t.dir})
+			[]string{"-run", "^$", "-fuzz", "^" + t.name + "$", "-fuzztime", slice.String(), "-fuzzminimizetime", "20x", "-parallel", "2", t.dir})
 		if err != nil {
 			return false, err
 		}
