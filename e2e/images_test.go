@@ -28,9 +28,9 @@ import (
 	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
-// registryImages is a real registry with a Debian that has Redis and nginx: two images of one
-// base layer.
-type registryImages struct{ redis, nginx string }
+// registryImages is a real registry with a Debian that has Redis, nginx and systemd: three images
+// of one base layer.
+type registryImages struct{ redis, nginx, system string }
 
 // serveImages starts a real registry on this host and fills it.
 func serveImages(t *testing.T) registryImages {
@@ -46,7 +46,7 @@ func serveImages(t *testing.T) registryImages {
 	base := debianLayer(t)
 	uid, gid := accountOf(t, base, "redis")
 	addr := startRegistry(t)
-	out := registryImages{redis: addr + "/team/redis:7", nginx: addr + "/team/nginx:1"}
+	out := registryImages{redis: addr + "/team/redis:7", nginx: addr + "/team/nginx:1", system: addr + "/team/system:12"}
 	push(t, out.redis, v1.Config{
 		Entrypoint: []string{"redis-server"}, Cmd: []string{"--bind", "0.0.0.0", "--protected-mode", "no", "--dir", "/data", "--appendonly", "yes"},
 		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, User: "redis", WorkingDir: "/data", ExposedPorts: map[string]struct{}{"6379/tcp": {}},
@@ -55,6 +55,7 @@ func serveImages(t *testing.T) registryImages {
 	push(t, out.nginx, v1.Config{
 		Cmd: []string{"nginx", "-g", "daemon off; error_log stderr;"}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, StopSignal: "SIGQUIT",
 	}, base, smallLayer(t, tarFile("var/www/html/index.html", "served by a microVM\n"), tarFile("var/www/html/.wh.index.nginx-debian.html", "")))
+	push(t, out.system, v1.Config{Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}, base, systemLayer(t))
 	return out
 }
 
@@ -65,14 +66,14 @@ func debianLayer(t *testing.T) v1.Layer {
 	if err != nil {
 		t.Skipf("missing: a cache folder: %v", err)
 	}
-	kept := filepath.Join(p.Cache, "test", "debian-redis-nginx.tar.gz")
+	kept := filepath.Join(p.Cache, "test", "debian-redis-nginx-systemd.tar.gz")
 	if _, err := os.Stat(kept); err != nil {
 		if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		root := t.TempDir()
 		const script = `set -e
-debootstrap --variant=minbase --include=redis-server,nginx-light bookworm "$1" >&2
+debootstrap --variant=minbase --include=redis-server,nginx-light,systemd-sysv bookworm "$1" >&2
 rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/*
 tar --xattrs -C "$1" -czf "$2.new" .
 mv "$2.new" "$2"`
@@ -163,6 +164,17 @@ func startRegistry(t *testing.T) string {
 
 func push(t *testing.T, ref string, config v1.Config, layers ...v1.Layer) {
 	t.Helper()
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(r, containerImage(t, config, layers...)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func containerImage(t *testing.T, config v1.Config, layers ...v1.Layer) v1.Image {
+	t.Helper()
 	img, err := mutate.AppendLayers(empty.Image, layers...)
 	if err != nil {
 		t.Fatal(err)
@@ -176,13 +188,7 @@ func push(t *testing.T, ref string, config v1.Config, layers ...v1.Layer) {
 	if img, err = mutate.ConfigFile(img, file); err != nil {
 		t.Fatal(err)
 	}
-	r, err := name.ParseReference(ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.Write(r, img); err != nil {
-		t.Fatal(err)
-	}
+	return img
 }
 
 type tarEntry struct {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/mvmctl/mvmctl/internal/guestproc"
 	"github.com/mvmctl/mvmctl/internal/userland"
 )
 
@@ -16,6 +17,9 @@ var version = "dev"
 func main() { os.Exit(run(os.Args)) }
 
 func run(args []string) int {
+	if len(args) > 1 && args[1] == guestproc.InitCommand {
+		return becomeInit(args[2:])
+	}
 	if os.Getpid() == 1 {
 		initProcess()
 	}

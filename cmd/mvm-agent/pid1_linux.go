@@ -44,6 +44,9 @@ func initProcess() {
 	}
 }
 
+// becomeInit is the image's init before it is that program.
+func becomeInit(args []string) int { return guestinit.EnterInit(args) }
+
 // serveGuest serves the channel until the machine ends.
 func serveGuest(sys *guestinit.System) error {
 	ctx, cancel := context.WithCancel(context.Background())

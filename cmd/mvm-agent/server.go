@@ -55,6 +55,19 @@ func newServer(s server) *server {
 
 // run serves until ctx ends or the listener closes.
 func (s *server) run(ctx context.Context, ln net.Listener) error {
-	s.services.Start(s.config.Services, s.checks)
+	if m := s.config.Main; m != nil && m.Init {
+		go s.startAfterInit(ctx)
+	} else {
+		s.services.Start(s.config.Services, s.checks)
+	}
 	return s.agent.Serve(ctx, ln)
+}
+
+// startAfterInit starts the services in the namespaces of the image's init.
+func (s *server) startAfterInit(ctx context.Context) {
+	select {
+	case <-s.agent.MainBegun():
+		s.services.Start(s.config.Services, s.checks)
+	case <-ctx.Done():
+	}
 }

@@ -28,6 +28,7 @@ const (
 type mainProgram struct {
 	agent *Agent
 	spec  agentproto.Main
+	begun chan struct{} // closed when it has been started, or shall not start any more
 	ended chan struct{} // closed when it has ended and its output is drained
 
 	mu       sync.Mutex
@@ -39,7 +40,7 @@ type mainProgram struct {
 }
 
 func newMain(a *Agent, spec agentproto.Main) *mainProgram {
-	return &mainProgram{agent: a, spec: spec, state: "waiting", ended: make(chan struct{})}
+	return &mainProgram{agent: a, spec: spec, state: "waiting", begun: make(chan struct{}), ended: make(chan struct{})}
 }
 
 func (m *mainProgram) status() *agentproto.MainStatus {
@@ -52,6 +53,28 @@ func (m *mainProgram) status() *agentproto.MainStatus {
 	return s
 }
 
+// failure says why the program could not be started; nil when it could, or was not yet. m may be
+// nil.
+func (m *mainProgram) failure() *agentproto.Error {
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.exit.Error
+}
+
+// MainBegun returns a channel that is closed when the main program has been started, or shall
+// not be; at once where there is none.
+func (a *Agent) MainBegun() <-chan struct{} {
+	if a.main == nil {
+		closed := make(chan struct{})
+		close(closed)
+		return closed
+	}
+	return a.main.begun
+}
+
 // start starts the program if it has not been started before.
 func (m *mainProgram) start(at agentproto.AttachStart) {
 	m.mu.Lock()
@@ -60,7 +83,12 @@ func (m *mainProgram) start(at agentproto.AttachStart) {
 		return
 	}
 	a := m.agent
-	p, err := a.startExec(agentproto.ExecStart{
+	defer close(m.begun)
+	startProgram := a.startExec
+	if m.spec.Init {
+		startProgram = m.startInit
+	}
+	p, err := startProgram(agentproto.ExecStart{
 		Process: m.spec.Process, TTY: m.spec.TTY && m.spec.Attach,
 		Stdin: at.Stdin, Rows: at.Rows, Cols: at.Cols, Term: at.Term,
 	})
@@ -94,6 +122,9 @@ func (m *mainProgram) start(at agentproto.AttachStart) {
 		p.close()
 		m.mu.Lock()
 		m.state, m.exit, m.prog = "exited", p.proc.Exit(), nil
+		if m.spec.Init {
+			m.exit = initExit(m.exit)
+		}
 		m.mu.Unlock()
 		close(m.ended)
 		m.afterwards()
@@ -156,6 +187,7 @@ func (m *mainProgram) end(grace time.Duration) {
 	if m.state == "waiting" {
 		m.state = "exited" // it shall not start any more
 		m.exit = agentproto.Exit{Code: 128 + int(syscall.SIGTERM), Signal: "SIGTERM"}
+		close(m.begun)
 		close(m.ended)
 	}
 	m.mu.Unlock()

@@ -103,6 +103,15 @@ func (a *Agent) startProgram(spec guestproc.Spec, w wiring) (*program, error) {
 		return fail(err)
 	}
 	p.proc = proc
+	if spec.Init && spec.TTY != nil {
+		// An init closes its terminal and opens it again, as /dev/console, whenever it has
+		// something to say. Between, a terminal that nobody holds would be at its end.
+		theirs = nil
+		go func() {
+			<-proc.Done()
+			spec.TTY.Close()
+		}()
+	}
 	return p, nil
 }
 

@@ -72,9 +72,17 @@ type Main struct {
 	// that no output is lost.
 	Attach bool `json:"attach,omitempty"`
 	TTY    bool `json:"tty,omitempty"` // give it a terminal (only with Attach)
-	// StopSignal asks it to end: "SIGTERM" when empty.
+	// StopSignal asks it to end: "SIGTERM" when empty, and for an init the signal that this
+	// kind of init understands.
 	StopSignal string `json:"stop_signal,omitempty"`
+	// Init makes the program an init: process 1 of PID, mount and cgroup namespaces of its own,
+	// in which everything that is started later runs too. The first argument is its path or
+	// InitOfImage. When it powers off or reboots, the machine ends with exit code 0.
+	Init bool `json:"init,omitempty"`
 }
+
+// InitOfImage stands for the path of an init: the first of the usual ones that is there.
+const InitOfImage = "image"
 
 // Service is a program that the agent keeps running.
 type Service struct {

@@ -58,6 +58,7 @@ const (
 	CodeInvalid       = "request.invalid"     // malformed request
 	CodeInternal      = "agent.internal"      // a defect of the agent
 	CodeNoMain        = "main.none"           // the machine has no main program
+	CodeNoInit        = "init.none"           // the image's init was asked for and there is none
 	CodeMainAttached  = "main.attached"       // somebody else is attached already
 	CodeNoOverlay     = "diff.unavailable"    // the root is not an overlay
 )

@@ -30,8 +30,9 @@ type Hello struct {
 	Protocol   int       `json:"protocol"`
 	MachineID  string    `json:"machine_id"`
 	Generation uint64    `json:"generation"`
-	Build      string    `json:"build"`         // version of the program that speaks
-	Time       time.Time `json:"time,omitzero"` // the sender's wall clock; the agent sets its own from the host's
+	Build      string    `json:"build"`                // version of the program that speaks
+	Time       time.Time `json:"time,omitzero"`        // the sender's wall clock; the agent sets its own from the host's
+	MainError  *Error    `json:"main_error,omitempty"` // the agent's: why the main program could not be started
 }
 
 // Status is what the agent knows about the guest.

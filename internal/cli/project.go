@@ -60,10 +60,12 @@ func (a *app) fromProject(o *upOptions) (bool, error) {
 			return false, err
 		}
 	}
-	if len(o.command) == 0 {
-		o.command = p.Command
+	if len(o.command) == 0 && o.init == "" {
+		o.command, o.init = p.Command, p.Init
 	}
-	o.workdir, o.user = orElse(o.workdir, p.Workdir), orElse(o.user, p.User)
+	if o.init == "" {
+		o.workdir, o.user = orElse(o.workdir, p.Workdir), orElse(o.user, p.User)
+	}
 	o.publish, o.volumes = append(slices.Clone(p.Ports), o.publish...), append(slices.Clone(p.Volumes), o.volumes...)
 	o.sealed = o.sealed || p.Sealed && !o.dev
 	var env, labels []string

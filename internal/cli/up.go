@@ -20,6 +20,7 @@ type upOptions struct {
 	volumes        []string
 	env            envFlags
 	workdir, user  string
+	init           string
 	labels         []string
 	detach, remove bool
 	dev, sealed    bool
@@ -78,6 +79,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	o.env.register(f)
 	f.StringVarP(&o.workdir, "workdir", "w", "", "`DIRECTORY` in which COMMAND starts")
 	f.StringVarP(&o.user, "user", "u", "", "`USER` of COMMAND: a name or uid[:gid]")
+	f.StringVar(&o.init, "init", "", "boot the image's own init in place of a command: image, or the `PATH` of one in the guest")
 	f.BoolVarP(&o.detach, "detach", "d", false, "go on in the background and print the name")
 	f.BoolVar(&o.remove, "rm", false, "remove the machine when it ends")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "`KEY=VALUE` to remember with the machine")
@@ -92,6 +94,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.String("progress", "", "progress on standard error, a `MODE`: auto, plain or none (default auto)")
 	f.BoolVar(&o.json, "json", false, "with -d: print the result as JSON; errors are JSON too")
 	_ = cmd.RegisterFlagCompletionFunc("require-isolation", cobra.FixedCompletions(isolationLevels(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("init", cobra.FixedCompletions([]string{machine.InitImage}, cobra.ShellCompDirectiveDefault))
 	_ = cmd.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions([]string{"auto", "plain", "none"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -203,7 +206,7 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 func (a *app) fill(spec *machine.Spec, o upOptions) error {
 	var err error
 	spec.Name, spec.Image = o.name, o.source
-	spec.Command, spec.Dir, spec.User = o.command, o.workdir, o.user
+	spec.Command, spec.Dir, spec.User, spec.Init = o.command, o.workdir, o.user, o.init
 	spec.Services, spec.Checks = o.services, o.checks
 	spec.Sealed = o.sealed
 	spec.Ephemeral = o.remove || o.name == "" && !o.detach

@@ -25,6 +25,7 @@ type Project struct {
 	Command []string          `toml:"command"`
 	Workdir string            `toml:"workdir"`
 	User    string            `toml:"user"`
+	Init    string            `toml:"init"`
 	Env     map[string]string `toml:"env"`
 	EnvFile []string          `toml:"env_file"`
 	Ports   []string          `toml:"ports"`
@@ -71,7 +72,7 @@ func (p Project) Sources() []string {
 // projectKeys are the keys of mvm.toml that are no settings.
 func projectKeys() []string {
 	return []string{
-		"name", "image", "flake", "dockerfile", "rootfs", "profile", "command", "workdir", "user", "env", "env_file",
+		"name", "image", "flake", "dockerfile", "rootfs", "profile", "command", "workdir", "user", "init", "env", "env_file",
 		"ports", "volumes", "labels", "sealed", "services", "health",
 	}
 }

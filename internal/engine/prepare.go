@@ -184,7 +184,12 @@ func guestConfig(rec machine.Record, img image.Image, k keys) agentproto.Config 
 	c.Hostname = orElse(have.Hostname, rec.Name)
 	c.Users = have.Users
 	c.Services, c.Checks = servicesOf(have, spec)
-	if command := have.Args(spec.Command); len(command) > 0 {
+	if spec.Init != "" {
+		c.Main = &agentproto.Main{
+			Process: agentproto.Process{Args: []string{spec.Init}}, Init: true,
+			Attach: spec.Attach, TTY: spec.TTY,
+		}
+	} else if command := have.Args(spec.Command); len(command) > 0 {
 		c.Main = &agentproto.Main{
 			Process: agentproto.Process{Args: command, Dir: orElse(spec.Dir, have.Dir), User: orElse(spec.User, have.User)},
 			Attach:  spec.Attach, TTY: spec.TTY, StopSignal: have.StopSignal,

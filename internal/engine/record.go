@@ -66,8 +66,9 @@ func saidOver(have, said machine.Spec, unseal bool) machine.Spec {
 	out.Require = orElse(said.Require, have.Require)
 	out.Dir = orElse(said.Dir, have.Dir)
 	out.User = orElse(said.User, have.User)
+	out.Init = orElse(said.Init, have.Init)
 	if len(said.Command) > 0 {
-		out.Command = said.Command
+		out.Command, out.Init = said.Command, ""
 	}
 	if len(said.Ports) > 0 {
 		out.Ports = said.Ports

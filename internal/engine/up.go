@@ -146,7 +146,7 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 	}
 	e.noticeNewer(*rec, o)
 	rec.ImageID, rec.KernelID = a.image.ID, a.kernel.ID
-	if len(a.image.Content.Config.Args(rec.Spec.Command)) == 0 {
+	if rec.Spec.Init == "" && len(a.image.Content.Config.Args(rec.Spec.Command)) == 0 {
 		rec.Spec.Attach, rec.Spec.TTY = false, false // there is no program to attach to
 	}
 	fault.Point(fault.UpImage)

@@ -110,6 +110,13 @@ func (s *System) Finish() {
 		})
 	}
 	wg.Wait()
+	if m := s.Config.Main; m != nil && m.Init {
+		for _, st := range []step{{"sharing the mounts", shareMounts}, {"naming the machine", s.nameMachine}} {
+			if err := st.do(); err != nil {
+				s.logf("%s: %v", st.what, err)
+			}
+		}
+	}
 	s.mark("ready")
 }
 

@@ -7,6 +7,9 @@
 // then is a System. Without a usable config drive there is no System: an agent that does not
 // know its host's key must not listen.
 //
+// EnterInit is the other way in: the agent as the first process of new namespaces, which makes
+// their mounts and becomes the image's own init (package guestproc starts it).
+//
 // It serves no requests (agent), runs no services (service) and starts no process. Only
 // cmd/mvm-agent calls it. Everything that a program in the guest can see of it lies in
 // agentproto.GuestDir.

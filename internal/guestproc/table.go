@@ -26,6 +26,7 @@ type Table struct {
 	null    *os.File
 	pdeath  bool
 	sweeper sweeper
+	inside  namespaces // where processes are started, once an init has been
 }
 
 // New returns an empty table. Nothing is reaped until Run runs.
@@ -64,8 +65,14 @@ func (t *Table) sweep() {
 	t.sweeper.sweep(t.procs, func(p *Proc, status syscall.WaitStatus, usage *syscall.Rusage) {
 		delete(t.procs, p.pid)
 		p.finish(status, usage)
+		t.inside.ended(p.pid)
 	})
 }
+
+// InitCommand is the word after which the agent binary, as the first process of new namespaces,
+// becomes an image's init: path and arguments (with argv[0]) follow, and descriptor 3 is where it
+// writes an *agentproto.Error if it cannot.
+const InitCommand = "become-init"
 
 // Spec says what to start. Strings must hold no NUL byte; Resolver makes valid ones.
 type Spec struct {
@@ -85,10 +92,16 @@ type Spec struct {
 	// KillRest kills what is left of the process's session as soon as the process itself
 	// ends. Without it, background processes live on, as they do after a shell ends.
 	KillRest bool
+
+	// Init makes the process the first one of PID, mount and cgroup namespaces of its own, by
+	// way of the agent's EnterInit. Until it ends, every later process of the table is started
+	// in there; it must have ended before there is another one. Linux only, as root.
+	Init bool
 }
 
 // Start starts a process as the leader of a new session. The error is an *agentproto.Error:
-// exec.not_found, exec.not_executable, or agent.internal when the kernel has no more room.
+// exec.not_found, exec.not_executable, or agent.internal when the kernel has no more room or
+// the init, in whose namespaces it should run, has ended.
 func (t *Table) Start(s Spec) (*Proc, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -118,7 +131,12 @@ func (t *Table) Start(s Spec) (*Proc, error) {
 	// syscall.ForkExec and not os.StartProcess: the latter opens a pidfd, probes for its
 	// support and keeps a finaliser, all of it unused here (see BenchmarkSpawn).
 	start := time.Now()
-	pid, err := syscall.ForkExec(s.Path, s.Args, attr)
+	var pid int
+	if s.Init {
+		pid, err = t.inside.startInit(s, attr)
+	} else {
+		pid, err = t.inside.forkExec(s, attr)
+	}
 	runtime.KeepAlive(s) // its files, whose numbers the child copied
 	if err != nil {
 		return nil, startError(s, err)
@@ -153,6 +171,9 @@ func (t *Table) streams(s Spec) (in, out, errOut uintptr, err error) {
 }
 
 func startError(s Spec, err error) *agentproto.Error {
+	if ours, ok := errors.AsType[*agentproto.Error](err); ok {
+		return ours
+	}
 	name := s.Path
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):

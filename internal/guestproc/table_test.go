@@ -307,6 +307,8 @@ func TestStopTwiceAndAfterTheEnd(t *testing.T) {
 func TestParseSignal(t *testing.T) {
 	for name, want := range map[string]syscall.Signal{
 		"SIGTERM": syscall.SIGTERM, "hup": syscall.SIGHUP, "Kill": syscall.SIGKILL, "SIGUSR1": syscall.SIGUSR1,
+		"SIGRTMIN": 34, "rtmin+3": 37, "SIGRTMAX-1": 63, "SIGRTMIN+30": 64,
+		"SIGRTMIN+31": 0, "SIGRTMIN-1": 0, "SIGRTMAX+1": 0, "SIGRTMIN+": 0, "SIGRTMIN3": 0, "SIGRTMIN+-1": 0,
 		"": 0, "9": 0, "SIGNOPE": 0, strings.Repeat("A", 10000): 0,
 	} {
 		got, err := ParseSignal(name)

@@ -49,7 +49,6 @@ type Config struct {
 	StopSignal string               `json:"stop_signal,omitempty"` // "SIGTERM" when empty
 	Ports      []string             `json:"ports,omitempty"`       // "80/tcp": for people; nothing is published by itself
 	Volumes    []string             `json:"volumes,omitempty"`     // guest paths meant to outlive a machine
-	Init       string               `json:"init,omitempty"`        // the image's own init, for `--init image`
 	Hostname   string               `json:"hostname,omitempty"`
 	Users      []agentproto.User    `json:"users,omitempty"`
 	Services   []agentproto.Service `json:"services,omitempty"`

@@ -183,6 +183,11 @@ func TestSpecLimits(t *testing.T) {
 		"huge label":      {Spec{Labels: map[string]string{"a": strings.Repeat("x", 5000)}}, "limit.label"},
 		"empty label":     {Spec{Labels: map[string]string{"": "x"}}, "limit.label"},
 		"NUL in command":  {Spec{Command: []string{"a\x00"}}, "input.command"},
+		"own init":        {Spec{Init: InitImage}, ""},
+		"init's path":     {Spec{Init: "/sbin/runit"}, ""},
+		"relative init":   {Spec{Init: "sbin/init"}, "input.init"},
+		"init, command":   {Spec{Init: InitImage, Command: []string{"sh"}}, "input.init"},
+		"init, user":      {Spec{Init: InitImage, User: "app"}, "input.init"},
 		"same port twice": {Spec{Ports: []Port{{"127.0.0.1", 1, 1, "tcp"}, {"127.0.0.1", 1, 2, "tcp"}}}, "input.port"},
 	} {
 		if err := tt.spec.Check(); CodeOf(err) != tt.code {

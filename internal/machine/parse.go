@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"strconv"
 	"strings"
 )
@@ -165,6 +166,10 @@ func (s *Spec) Check() error {
 		return Usagef("input.range", "use --disk 16M or more", "disk of %s is not within %s..%s", FormatSize(s.Disk), FormatSize(MinDisk), FormatSize(MaxDisk))
 	case s.Sealed && len(s.Ports) > 0:
 		return Usagef("input.port", "leave out --publish or --sealed", "a sealed machine carries no connections, so no port of it can be published")
+	case s.Init != "" && s.Init != InitImage && (!path.IsAbs(s.Init) || strings.ContainsRune(s.Init, 0)):
+		return Usagef("input.init", "use --init image, or the absolute path of an init in the image", "%q is no init", clip(s.Init))
+	case s.Init != "" && (len(s.Command) > 0 || s.User != "" || s.Dir != ""):
+		return Usagef("input.init", "leave out --init, or the command, --user and --workdir", "with --init the init is the machine's program, and it starts what else runs")
 	case len(s.Labels) > 64 || len(s.Env) > 1024:
 		return Usagef("limit.entries", "use at most 64 labels and 1024 environment entries", "too many labels or environment entries")
 	}

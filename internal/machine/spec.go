@@ -14,6 +14,7 @@ type Spec struct {
 	Env       map[string]string `json:"env,omitempty"`
 	Dir       string            `json:"dir,omitempty"`  // working directory of Command
 	User      string            `json:"user,omitempty"` // user of Command
+	Init      string            `json:"init,omitempty"` // instead of a command: InitImage or the path of an init in the guest
 	CPUs      int               `json:"cpus,omitempty"`
 	Memory    int64             `json:"memory_bytes,omitempty"`
 	Disk      int64             `json:"disk_bytes,omitempty"` // size of the machine's own disk
@@ -31,6 +32,9 @@ type Spec struct {
 	TTY       bool              `json:"tty,omitempty"`       // give the attached command a terminal
 	Timeout   time.Duration     `json:"timeout,omitempty"`   // for becoming ready
 }
+
+// InitImage stands for the init that an image brings.
+const InitImage = "image"
 
 // Defaults of a machine that does not say otherwise.
 const (

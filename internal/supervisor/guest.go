@@ -258,6 +258,18 @@ func (b *countedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
+// mainFailure explains a machine that is up and has nothing to do.
+func mainFailure(e *agentproto.Error) error {
+	out := machine.Errorf(e.Code, e.Remedy, "the machine's program cannot be started: %w", e)
+	switch e.Code {
+	case agentproto.CodeNotFound:
+		out.Exit = machine.ExitNotFound
+	case agentproto.CodeNotExecutable:
+		out.Exit = machine.ExitNotExec
+	}
+	return out
+}
+
 // agentFailure makes an agent's refusal an error of the host.
 func agentFailure(e *agentproto.Error) error {
 	out := machine.Errorf(e.Code, e.Remedy, "%w", e)

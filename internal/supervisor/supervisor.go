@@ -107,11 +107,15 @@ func (s *supervisor) live(ctx context.Context, vm driver.VM, gone chan error) er
 	bootCtx, cancelBoot := context.WithTimeout(ctx, s.bootTimeout())
 	defer cancelBoot()
 	connected := make(chan error, 1)
+	var noMain *agentproto.Error // valid once connected is received from
 	keepCtx, stopKeeping := context.WithCancel(context.Background())
 	defer stopKeeping()
 	var keeping sync.WaitGroup
 	keeping.Go(func() {
 		c, err := g.connect(bootCtx)
+		if err == nil {
+			noMain = c.Hello().MainError
+		}
 		connected <- err
 		if err == nil {
 			g.keep(keepCtx, c)
@@ -135,6 +139,9 @@ func (s *supervisor) live(ctx context.Context, vm driver.VM, gone chan error) er
 	case req := <-s.stopping:
 		cancelBoot()
 		return s.stop(vm, gone, req)
+	}
+	if noMain != nil {
+		return errors.Join(mainFailure(noMain), s.stop(vm, gone, control.StopRequest{GraceMS: defaultGrace.Milliseconds()}))
 	}
 	fault.Point(fault.SupReady)
 	s.phase("agent")

@@ -1,0 +1,86 @@
+//go:build unix
+
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+)
+
+// initPaths is where an image's init is looked for: the kernel's own list without the shell
+// (init/main.c), and systemd where no package has made it /sbin/init.
+var initPaths = [...]string{"/sbin/init", "/etc/init", "/bin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"}
+
+// startInit starts the image's init as the main program.
+func (m *mainProgram) startInit(start agentproto.ExecStart) (*program, *agentproto.Error) {
+	a := m.agent
+	if a.opts.Root != "/" {
+		return nil, agentproto.Errorf(agentproto.CodeNoInit, "choose a backend that boots a kernel", "this machine is no guest, so the image's init cannot run in it")
+	}
+	if start.Args[0] == agentproto.InitOfImage {
+		found, err := findInit()
+		if err != nil {
+			return nil, err
+		}
+		start.Args = append([]string{found}, start.Args[1:]...)
+	}
+	if start.TTY {
+		start.Process = withTerm(start.Process, start.Term)
+	}
+	spec, err := a.opts.Resolver.Resolve(start.Process)
+	if err != nil {
+		return nil, err
+	}
+	spec.Init = true
+	if m.spec.StopSignal == "" {
+		m.spec.StopSignal = initStopSignal(spec.Path)
+	}
+	p, perr := a.startProgram(spec, wiring{stdin: start.Stdin, tty: start.TTY, rows: start.Rows, cols: start.Cols})
+	if perr != nil {
+		return nil, asError(perr)
+	}
+	return p, nil
+}
+
+// findInit returns the first program of initPaths that is there.
+func findInit() (string, *agentproto.Error) {
+	for _, path := range initPaths {
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", agentproto.Errorf(agentproto.CodeNoInit, "install one in the image (systemd-sysv in Debian's), or leave out --init",
+		"the image has no init: there is no program %s", strings.Join(initPaths[:], ", "))
+}
+
+// initStopSignal returns the signal that asks an init to power off: what systemd(1) and
+// busybox's init.c say of theirs, and SIGPWR for a System V init, whose inittab says what to do
+// when the power fails.
+func initStopSignal(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		real = path
+	}
+	switch name := filepath.Base(real); {
+	case name == "systemd":
+		return "SIGRTMIN+3"
+	case strings.HasPrefix(name, "busybox"):
+		return "SIGUSR2"
+	case name == "init":
+		return "SIGPWR"
+	}
+	return "SIGTERM"
+}
+
+// initExit returns what the end of an init means for the machine. An init that calls reboot(2)
+// is ended by the kernel with SIGINT for a power-off or halt and SIGHUP for a reboot,
+// pid_namespaces(7); neither is a failure.
+func initExit(exit agentproto.Exit) agentproto.Exit {
+	if exit.Signal == "SIGINT" || exit.Signal == "SIGHUP" {
+		exit.Code, exit.Signal = 0, ""
+	}
+	return exit
+}
