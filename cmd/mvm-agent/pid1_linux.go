@@ -73,9 +73,7 @@ func serveGuest(sys *guestinit.System) error {
 	})
 	go func() {
 		if reboot, ok := sys.AwaitSignal(ctx); ok {
-			// In order, and so that none is started again while everything is being ended.
-			s.services.Stop(ctx, agentproto.KillGrace)
-			powerOff(reboot)
+			s.agent.Shutdown(reboot) // in order: whoever sent the signal hears of its end
 		}
 	}()
 	served := make(chan error, 1)

@@ -218,6 +218,8 @@ func (a *Agent) dataStream(w http.ResponseWriter, busy *atomic.Int64, allowed bo
 	if busy != nil {
 		busy.Add(1)
 		defer busy.Add(-1)
+		a.work.add(1)
+		defer a.work.add(-1)
 	}
 	serve()
 }

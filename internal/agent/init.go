@@ -10,9 +10,11 @@ import (
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 )
 
-// initPaths is where an image's init is looked for: the kernel's own list without the shell
+// initPaths returns where an image's init is looked for: the kernel's own list without the shell
 // (init/main.c), and systemd where no package has made it /sbin/init.
-var initPaths = [...]string{"/sbin/init", "/etc/init", "/bin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"}
+func initPaths() []string {
+	return []string{"/sbin/init", "/etc/init", "/bin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"}
+}
 
 // startInit starts the image's init as the main program.
 func (m *mainProgram) startInit(start agentproto.ExecStart) (*program, *agentproto.Error) {
@@ -45,15 +47,15 @@ func (m *mainProgram) startInit(start agentproto.ExecStart) (*program, *agentpro
 	return p, nil
 }
 
-// findInit returns the first program of initPaths that is there.
+// findInit returns the first of initPaths that is there.
 func findInit() (string, *agentproto.Error) {
-	for _, path := range initPaths {
+	for _, path := range initPaths() {
 		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
 			return path, nil
 		}
 	}
 	return "", agentproto.Errorf(agentproto.CodeNoInit, "install one in the image (systemd-sysv in Debian's), or leave out --init",
-		"the image has no init: there is no program %s", strings.Join(initPaths[:], ", "))
+		"the image has no init: there is no program %s", strings.Join(initPaths(), ", "))
 }
 
 // initStopSignal returns the signal that asks an init to power off: what systemd(1) and

@@ -17,6 +17,7 @@ const (
 	maxGrace  = 10 * time.Minute // the longest grace a host can ask for
 	afterKill = 2 * time.Second  // for programs to be reaped after SIGKILL
 	lastLines = time.Second      // for readers of the log to take its end
+	lastWords = time.Second      // for ended streams to say so to the host
 )
 
 func (a *Agent) serveShutdown(w http.ResponseWriter, r *http.Request) {
@@ -29,6 +30,9 @@ func (a *Agent) serveShutdown(w http.ResponseWriter, r *http.Request) {
 	go guestproc.Guard(a.blame, func() { a.shutdown(req) })
 }
 
+// Shutdown ends everything in the guest and then the guest, as a host's request does.
+func (a *Agent) Shutdown(reboot bool) { a.shutdown(agentproto.ShutdownRequest{Reboot: reboot}) }
+
 // shutdown ends everything in the guest and then the guest. The first call does it, all
 // return when it is done.
 func (a *Agent) shutdown(req agentproto.ShutdownRequest) {
@@ -38,6 +42,7 @@ func (a *Agent) shutdown(req agentproto.ShutdownRequest) {
 		a.opts.Events.Add(agentproto.Event{Type: "stopping"})
 		close(a.stopping) // ends execs and the console
 		a.stopPrograms(min(req.Grace.Or(agentproto.KillGrace), maxGrace))
+		a.work.drain(lastWords)
 		a.opts.Log.End()
 		a.logReaders.drain(lastLines)
 		if a.opts.Root == "/" {
@@ -74,7 +79,7 @@ func (a *Agent) stopPrograms(grace time.Duration) {
 	}
 }
 
-// readers counts the open readers of the log.
+// readers counts those who still read: the log, or the end of a stream.
 type readers struct {
 	mu   sync.Mutex
 	n    int
@@ -91,7 +96,7 @@ func (r *readers) add(n int) {
 	}
 }
 
-// drain waits up to limit for all readers to have ended.
+// drain waits up to limit for all of them to have ended.
 func (r *readers) drain(limit time.Duration) {
 	r.mu.Lock()
 	if r.n == 0 {

@@ -105,7 +105,7 @@ func ownCgroup() error {
 	}
 	// A controller that cannot be handed down is one that the init does without.
 	if have, err := os.ReadFile(cgroupRoot + "/cgroup.controllers"); err == nil {
-		for _, c := range strings.Fields(string(have)) {
+		for c := range strings.FieldsSeq(string(have)) {
 			_ = os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte("+"+c), 0o644)
 		}
 	}

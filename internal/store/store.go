@@ -44,6 +44,9 @@ func (s *Store) Load(name string) (machine.Record, error) {
 	if err := machine.CheckName(name); err != nil {
 		return machine.Record{}, err
 	}
+	if err := s.ours(name); err != nil {
+		return machine.Record{}, err
+	}
 	m := s.paths.Machine(name, "")
 	var rec machine.Record
 	err := s.readState(m.Record(), "record", machine.RecordSchema, &rec)
@@ -91,6 +94,9 @@ func (s *Store) notFound(name string) error {
 // Save writes the record, durably and all or nothing, making the machine's folder if needed.
 func (s *Store) Save(rec machine.Record) error {
 	if err := machine.CheckName(rec.Name); err != nil {
+		return err
+	}
+	if err := s.ours(rec.Name); err != nil {
 		return err
 	}
 	m := s.paths.Machine(rec.Name, rec.ID)
@@ -152,36 +158,74 @@ func (s *Store) SaveStatus(name string, st machine.Status) error {
 }
 
 // Delete removes the machine's folder and everything in it, the record last but one, the
-// folder itself last, so that a crash in between leaves something List still shows. The caller
-// holds the machine's lock and has made sure that no supervisor is alive.
+// folder itself last, so that a crash in between leaves something List still shows. Nothing is
+// reached through a link: one in place of the folder is refused, one in it is removed itself.
+// The caller holds the machine's lock and has made sure that no supervisor is alive.
 func (s *Store) Delete(name string) error {
 	if err := machine.CheckName(name); err != nil {
 		return err
 	}
-	m := s.paths.Machine(name, "")
-	dirents, err := os.ReadDir(m.Dir)
+	if err := s.ours(name); err != nil {
+		return err
+	}
+	all, err := os.OpenRoot(s.paths.Machines())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("removing machine %q: %w", name, err)
 	}
-	keep := filepath.Base(m.Record())
-	for _, d := range dirents {
-		if d.Name() == keep {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(m.Dir, d.Name())); err != nil {
-			return paths.WriteError("removing machine "+name, err)
-		}
+	defer all.Close()
+	dir, err := all.OpenRoot(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	fault.Point(fault.RemoveDisks)
-	if err := os.Remove(m.Record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
+		return fmt.Errorf("removing machine %q: %w", name, err)
+	}
+	defer dir.Close()
+	if err := empty(dir, filepath.Base(s.paths.Machine(name, "").Record())); err != nil {
 		return paths.WriteError("removing machine "+name, err)
 	}
-	fault.Point(fault.RemoveRecord)
-	if err := os.Remove(m.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := all.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return paths.WriteError("removing machine "+name, err)
 	}
 	return nil
+}
+
+// empty removes all that is in dir, the file last at the end.
+func empty(dir *os.Root, last string) error {
+	dirents, err := fs.ReadDir(dir.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, d := range dirents {
+		if d.Name() == last {
+			continue
+		}
+		if err := dir.RemoveAll(d.Name()); err != nil {
+			return err
+		}
+	}
+	fault.Point(fault.RemoveDisks)
+	if err := dir.Remove(last); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fault.Point(fault.RemoveRecord)
+	return nil
+}
+
+// ours refuses what stands where a machine's folder should and is none: a link leads to files
+// that are somebody else's. It is no error that there is nothing.
+func (s *Store) ours(name string) error {
+	dir := s.paths.Machine(name, "").Dir
+	st, err := os.Lstat(dir)
+	if err != nil || st.IsDir() {
+		return nil //nolint:nilerr // whoever reads there says it better
+	}
+	what := "a file"
+	if st.Mode()&fs.ModeSymlink != 0 {
+		what = "a symbolic link"
+	}
+	return machine.Errorf("env.ownership", "look at what it is, and move it away; mvmctl changes nothing there", "%s is %s and no machine's folder", dir, what)
 }

@@ -428,3 +428,51 @@ func FuzzDecodeState(f *testing.F) {
 		}
 	})
 }
+
+// A link in place of a machine's folder leads to files that are somebody else's.
+func TestNothingIsReachedThroughALink(t *testing.T) {
+	s, p := newStore(t)
+	victim := t.TempDir()
+	for _, f := range []string{"file", "sub/deep", "record.json"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(victim, f)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(victim, f), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(victim, filepath.Join(p.Machines(), "planted")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(p.Machines(), "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"planted", "file"} {
+		rec := machine.Record{Name: name, ID: machine.NewID()}
+		_, loadErr := s.Load(name)
+		for what, err := range map[string]error{"Load": loadErr, "Save": s.Save(rec), "Delete": s.Delete(name)} {
+			if machine.CodeOf(err) != "env.ownership" {
+				t.Errorf("%s of %s: %v", what, name, err)
+			}
+		}
+	}
+	// One inside of a folder goes, and what it leads to stays.
+	rec := machine.Record{Name: "ours", ID: machine.NewID()}
+	if err := s.Save(rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, filepath.Join(p.Machine("ours", "").Dir, "inner")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete("ours"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(p.Machine("ours", "").Dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder is still there: %v", err)
+	}
+	for _, f := range []string{"file", "sub/deep", "record.json"} {
+		if _, err := os.Stat(filepath.Join(victim, f)); err != nil {
+			t.Errorf("gone through a link: %v", err)
+		}
+	}
+}
