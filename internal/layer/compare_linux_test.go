@@ -187,7 +187,8 @@ func fixImplicit(t *testing.T, top string, dirs ...string) {
 
 func TestAgainstGNUTar(t *testing.T) {
 	lower := pack(t, realTree()...)
-	upper := pack(t, dir("etc"), file("etc/passwd", "changed\n"), file("crowd/new", "n"), hardlink("crowd/link", "crowd/new"), dir("labelled"))
+	upper := pack(t, dir("etc"), file("etc/passwd", "changed\n"), file("crowd/new", "n"), hardlink("crowd/link", "crowd/new"), dir("labelled"),
+		file("bin/below-a-link", "b"), dir("usr/bin"))
 	top := extract(t, lower, upper)
 	long := strings.Repeat("n", 200)
 	fixImplicit(t, top, "long/"+long+"/"+long, "long/"+long, "long", "crowd")

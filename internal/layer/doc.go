@@ -18,9 +18,12 @@
 //
 //   - A name is relative to the root, whatever it begins with: "/x", "./x" and "x" are the
 //     same. A ".." anywhere in a name is refused; targets of symlinks are free text.
-//   - A parent that is not a directory is refused and never followed, also if it is a symlink
-//     of a lower layer that leads to a directory. An entry for the directory itself replaces
-//     it.
+//   - A parent that is a symlink is followed, as Docker and containerd do it: "lib/x" over a
+//     lower layer's "lib → usr/lib" is usr/lib/x. It is followed in the image's own tree, of
+//     which the root is the end of every "..", and never on the host; at most 40 in a name. A
+//     link that leads nowhere, or to what is no directory, is refused. An entry for the
+//     directory itself replaces the link. The folder that an opaque marker empties must be one,
+//     and not a link to it.
 //   - In one layer the later of two entries for a path wins. Whiteouts act on lower layers
 //     only, wherever in their layer they stand.
 //   - A directory that nobody names is root's, 0755, of the image's time.

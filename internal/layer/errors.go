@@ -111,7 +111,7 @@ func explainPlain(err error) error {
 	case isFull:
 		return limitError("the image has no room for it: %d %s are needed, %d are there", full.Needed, full.What, full.Available)
 	case errors.Is(err, disk.ErrNotDirectory):
-		return machine.Errorf("archive.conflict", remedyRebuild+": links in names are not followed", "%w", reason(err))
+		return machine.Errorf("archive.conflict", remedyRebuild+" so that every parent of an entry is a directory, or a link to one", "%w", reason(err))
 	case errors.Is(err, disk.ErrRefused):
 		return invalidError("%w", reason(err))
 	}

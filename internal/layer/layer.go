@@ -145,8 +145,14 @@ func (a *applier) entry(h *tar.Header, t *tarReader) error {
 			return a.hide(h, m.path, a.w.HideBelow)
 		}
 	}
+	if path, err = a.resolve(path); err != nil {
+		return err
+	}
 	e, dropped, err := a.meter.convert(h, path)
 	a.stats.DroppedXattrs += int64(dropped)
+	if err == nil && e.Type == disk.TypeHardlink {
+		e.Target, err = a.resolve(e.Target)
+	}
 	if err != nil {
 		return err
 	}
@@ -164,7 +170,24 @@ func (a *applier) hide(h *tar.Header, path string, hide func(string) error) erro
 	if h.Typeflag == tar.TypeDir {
 		return invalidError("a whiteout that is a directory")
 	}
+	path, err := a.resolve(path)
+	if err != nil {
+		return err
+	}
 	return hide(path)
+}
+
+// resolve follows the symlinks on the way to a path inside the image. What that costs counts
+// like names, and where it leads has to keep the limits of names.
+func (a *applier) resolve(path string) (string, error) {
+	real, followed, err := a.w.Resolve(path)
+	if err != nil || followed == 0 {
+		return path, err
+	}
+	if err := a.meter.followed(followed); err != nil {
+		return "", err
+	}
+	return a.meter.cleanName(real)
 }
 
 // tarReader reads the content of the present entry, to its end before the next one is asked

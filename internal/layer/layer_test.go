@@ -21,6 +21,9 @@ func TestRules(t *testing.T) {
 			layers{{dir("./"), dir("./a/"), file("/b", "b"), file("//c//./d", "d")}},
 			[]string{"a directory", `b file "b"`, "c directory", `c/d file "d"`},
 		},
+		"backslashes are letters": {
+			layers{{file(`..\..\x`, "1"), file(`a\b`, "2")}}, []string{`..\..\x file "1"`, `a\b file "2"`},
+		},
 		"attributes of the root": {
 			layers{{owned(mode(dir("./"), 0o700), 5)}}, []string{". directory 0700 5:5"},
 		},

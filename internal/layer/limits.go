@@ -11,7 +11,7 @@ type Limits struct {
 	Bytes   int64 // after decompression, and the sum of the files' sizes; also of what is stored
 	File    int64 // of one file
 	Entries int64
-	Names   int64 // bytes of all paths; with Entries this bounds memory
+	Names   int64 // bytes of all paths and of the links followed in them; with Entries this bounds memory
 	Depth   int   // of a path
 	// A layer of more than RatioFloor bytes may be at most Ratio times as large as what is
 	// stored of it.
@@ -64,12 +64,15 @@ func (m *meter) entry(path string) error {
 	if err := m.ctx.Err(); err != nil {
 		return err
 	}
-	m.entries++
-	m.names += int64(len(path))
-	if m.entries > m.limits.Entries {
+	if m.entries++; m.entries > m.limits.Entries {
 		return limitError("more than %d entries", m.limits.Entries)
 	}
-	if m.names > m.limits.Names {
+	return m.followed(len(path))
+}
+
+// followed counts a name, or the targets of links that were followed for one.
+func (m *meter) followed(n int) error {
+	if m.names += int64(n); m.names > m.limits.Names {
 		return limitError("names of more than %d bytes", m.limits.Names)
 	}
 	return nil
