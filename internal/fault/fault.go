@@ -32,6 +32,10 @@ const (
 	RemoveIntent = "rm.intent"     // command: the record says "removing"
 	RemoveDisks  = "rm.disks"      // command: disks and logs are deleted
 	RemoveRecord = "rm.record"     // command: the record is deleted, its folder is not
+	PullResolved = "pull.resolved" // command: it is known what an image is made of
+	PullPartial  = "pull.partial"  // command: the first piece of a layer is in its unfinished file
+	PullLayer    = "pull.layer"    // command: one layer has its name, folder not synced
+	PullFetched  = "pull.fetched"  // command: all layers are here
 	ImageWritten = "image.written" // command: an import's root file system is whole, in tmp/
 	ImageReady   = "image.ready"   // command: its manifest is there too
 	ImageStored  = "image.stored"  // command: the image is in its place and has no name yet
@@ -47,6 +51,7 @@ func Points() []string {
 		SupStopping, SupShutdown, SupVMMGone, SupCleaned,
 		DownLocked, DownIntent, DownAsked, DownStopped,
 		RemoveIntent, RemoveDisks, RemoveRecord,
+		PullResolved, PullPartial, PullLayer, PullFetched,
 		ImageWritten, ImageReady, ImageStored,
 		StoreTemp, StoreRenamed,
 	}

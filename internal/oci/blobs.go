@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mvmctl/mvmctl/internal/fault"
 	"github.com/mvmctl/mvmctl/internal/flock"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
@@ -26,11 +27,14 @@ import (
 //
 //	HEX.partial  the beginning of one, locked by the process that continues it
 //	spool-*      a layer whose digest is not known yet, locked by the process that writes it
-//	lock         held while spool files are made or swept
+//	use-*        the names of the layers that an import needs, locked by its process
+//	lock         held while spool and use files are made, read or swept
 //
-// All of it can be deleted while nobody fetches.
+// All of it can be deleted while nobody fetches; see InUse for what can be at other times. A
+// Blobs is for one import, and to be closed.
 type Blobs struct {
-	dir  string // with the sha256
+	dir  string   // with the sha256
+	use  *os.File // what this import needs
 	free func(dir string) (int64, error)
 }
 
@@ -187,6 +191,7 @@ func (p *partial) Write(data []byte) (int, error) {
 	n, err := p.f.Write(data)
 	p.hash.Write(data[:n])
 	p.n += int64(n)
+	fault.Point(fault.PullPartial)
 	return n, paths.WriteError("storing a layer", err)
 }
 
@@ -201,13 +206,14 @@ func (b *Blobs) finish(p *partial, digest string) error {
 	if err := os.Rename(p.f.Name(), b.path(digest)); err != nil {
 		return paths.WriteError("storing a layer", err)
 	}
+	fault.Point(fault.PullLayer)
 	return syncDir(b.dir)
 }
 
 // spool makes a file for a blob whose digest is not known yet, and removes those that killed
 // processes left.
 func (b *Blobs) spool(ctx context.Context) (*partial, error) {
-	unlock, err := flock.Lock(ctx, filepath.Join(b.dir, "lock"))
+	unlock, err := flock.Lock(ctx, filepath.Join(b.dir, folderLock))
 	if err != nil {
 		return nil, err
 	}

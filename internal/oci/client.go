@@ -127,6 +127,7 @@ func (c *Client) Fetch(ctx context.Context, img Image, blobs *Blobs, progress Pr
 		progress = func(int64, int64) {}
 	}
 	var err error
+	ref := img.Ref
 	switch img.source.kind {
 	case kindRegistry, kindLayout:
 		err = c.fetchBlobs(ctx, img, blobs, progress)
@@ -139,7 +140,7 @@ func (c *Client) Fetch(ctx context.Context, img Image, blobs *Blobs, progress Pr
 		if ctx.Err() != nil {
 			return Image{}, context.Cause(ctx)
 		}
-		return Image{}, located(err, img.Ref)
+		return Image{}, located(err, ref)
 	}
 	return img, nil
 }

@@ -182,9 +182,9 @@ func readInspect(data []byte, want Platform) (Image, error) {
 // fetchEngine has the engine pack the image and takes the layers out of the stream. Which files
 // are layers is known at its end only.
 func (c *Client) fetchEngine(ctx context.Context, img Image, blobs *Blobs, progress Progress) (Image, error) {
-	if out, ok := img.fromBlobs(blobs); ok {
+	if out, ok, err := img.fromBlobs(ctx, blobs); err != nil || ok {
 		progress(out.Size, out.Size)
-		return out, nil
+		return out, err
 	}
 	e, err := c.engine()
 	if err != nil {

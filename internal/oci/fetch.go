@@ -32,6 +32,9 @@ func (c *counter) add(n int64) {
 
 // fetchBlobs brings the layers of a registry or a layout, several at once.
 func (c *Client) fetchBlobs(ctx context.Context, img Image, blobs *Blobs, progress Progress) error {
+	if err := blobs.keep(ctx, img.digests()...); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	var missing []Layer
 	count := &counter{tell: progress}
@@ -73,6 +76,17 @@ func (c *Client) fetchBlobs(ctx context.Context, img Image, blobs *Blobs, progre
 		}
 		return d.run(ctx, c.registry(img.source.ref))
 	})
+}
+
+// digests returns those of the layers, as far as they are known.
+func (img Image) digests() []string {
+	var list []string
+	for _, l := range img.Layers {
+		if l.Digest != "" {
+			list = append(list, l.Digest)
+		}
+	}
+	return list
 }
 
 // inParallel does the work for each layer, a few at a time, and ends all with the first error.

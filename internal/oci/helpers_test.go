@@ -294,6 +294,7 @@ func wantLayers(t testing.TB, b *Blobs, img Image, c *content) {
 			t.Errorf("layer %s has mode %v", l.Digest, info.Mode())
 		}
 	}
+	b.Close()
 	entries, err := os.ReadDir(b.dir)
 	must(t, err)
 	for _, e := range entries {

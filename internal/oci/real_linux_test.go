@@ -40,10 +40,10 @@ func startServer(t *testing.T, ready *regexp.Regexp, program string, args ...str
 	must(t, err, child.Start())
 	found := make(chan []string, 1)
 	done := make(chan struct{})
+	var last []string // of what it said, to be read once it has ended
 	go func() {
 		defer close(done)
 		defer close(found)
-		var last []string
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			if m := ready.FindStringSubmatch(lines.Text()); m != nil {
 				found <- m
@@ -52,7 +52,6 @@ func startServer(t *testing.T, ready *regexp.Regexp, program string, args ...str
 			}
 			last = append(last, lines.Text())[max(0, len(last)-5):]
 		}
-		t.Logf("%s: %s", program, strings.Join(last, "\n"))
 	}()
 	t.Cleanup(func() {
 		_ = child.Process.Signal(syscall.SIGTERM)
@@ -64,7 +63,7 @@ func startServer(t *testing.T, ready *regexp.Regexp, program string, args ...str
 	select {
 	case m := <-found:
 		if m == nil {
-			t.Skipf("%s does not start here", program)
+			t.Fatalf("%s does not start; it said last:\n%s", program, strings.Join(last, "\n"))
 		}
 		return m
 	case <-time.After(time.Minute):

@@ -324,9 +324,9 @@ func resolveSaved(ctx context.Context, src Source, want Platform) (Image, error)
 // fetchSaved copies layers out of a saved file: it may be compressed, and its owner may change
 // it.
 func fetchSaved(ctx context.Context, img Image, blobs *Blobs, progress Progress) (Image, error) {
-	if out, ok := img.fromBlobs(blobs); ok {
+	if out, ok, err := img.fromBlobs(ctx, blobs); err != nil || ok {
 		progress(out.Size, out.Size)
-		return out, nil
+		return out, err
 	}
 	need := int64(0)
 	for i, l := range img.Layers {
@@ -355,22 +355,27 @@ func fetchSaved(ctx context.Context, img Image, blobs *Blobs, progress Progress)
 }
 
 // fromBlobs fills in what is known of layers that are all in the cache.
-func (img Image) fromBlobs(blobs *Blobs) (Image, bool) {
+func (img Image) fromBlobs(ctx context.Context, blobs *Blobs) (Image, bool, error) {
 	img.Layers = slices.Clone(img.Layers)
 	img.Size = 0
 	for i := range img.Layers {
-		l := &img.Layers[i]
-		if l.Digest == "" {
+		if l := &img.Layers[i]; l.Digest == "" {
 			l.Digest = l.DiffID // as it is when it is not compressed
 		}
+	}
+	if err := blobs.keep(ctx, img.digests()...); err != nil {
+		return img, false, err
+	}
+	for i := range img.Layers {
+		l := &img.Layers[i]
 		size := blobs.size(l.Digest)
 		if size == UnknownSize || l.Size != UnknownSize && l.Size != size {
-			return img, false
+			return img, false, nil
 		}
 		l.Size = size
 		img.Size += size
 	}
-	return img, true
+	return img, true, nil
 }
 
 // taken fills in the digests of layers that went into the blobs, and checks those that were
@@ -428,6 +433,9 @@ func (b *Blobs) take(ctx context.Context, size int64, r io.Reader, count *counte
 		return "", false, savedError(io.ErrUnexpectedEOF)
 	}
 	digest = digestOfHash(p.hash)
+	if err := b.keep(ctx, digest); err != nil {
+		return "", false, err
+	}
 	if !b.has(digest, size) {
 		if err := b.finish(p, digest); err != nil {
 			return "", false, err
