@@ -14,13 +14,15 @@ import (
 	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
-// InUse returns the machines that an image's ID is used by: they are refused, or left out.
-type InUse func(id string) []string
+// Users answers which machines use an image's ID: such an image is refused, or left out. It is
+// called in the store's lock, so that a machine that is being made cannot slip through: it is
+// written down before it, too, looks whether its image is still there.
+type Users func() (func(id string) []string, error)
 
 // Remove takes a name away, and with its last name the image; with an ID, the image and all its
 // names. An image that a machine uses is refused. A damaged one is removed with force, which
 // changes nothing for the others.
-func (s *Store) Remove(ctx context.Context, text string, used InUse, force bool) (Image, error) {
+func (s *Store) Remove(ctx context.Context, text string, users Users, force bool) (Image, error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return Image{}, err
@@ -37,6 +39,10 @@ func (s *Store) Remove(ctx context.Context, text string, used InUse, force bool)
 	if nameErr == nil && slices.Contains(img.Names, name) && len(img.Names) > 1 {
 		return img, s.unname(name)
 	}
+	used, err := users()
+	if err != nil {
+		return Image{}, err
+	}
 	if by := used(img.ID); len(by) > 0 {
 		return Image{}, machine.Errorf("image.in_use", "delete the machines first: mvmctl rm "+strings.Join(by, " "),
 			"image %s is used by %s", img.Name(), strings.Join(by, ", "))
@@ -52,18 +58,18 @@ func (s *Store) damagedImage(text string) (Image, error) {
 			img.ID = r.ID
 		}
 	}
-	if ids := s.startingWith(text); img.ID == "" && len(ids) == 1 {
+	ids, err := s.startingWith(text)
+	if err != nil {
+		return Image{}, err
+	}
+	if img.ID == "" && len(ids) == 1 {
 		img.ID = ids[0]
 	}
 	if img.ID == "" {
 		return Image{}, s.notFound(text)
 	}
-	for _, r := range s.refs() {
-		if r.ID == img.ID {
-			img.Names = append(img.Names, r.Name)
-		}
-	}
-	return img, nil
+	img.Names, err = s.namesOf(img.ID)
+	return img, err
 }
 
 // delete removes an image's names and then its files: what is left of a killed removal is an
@@ -107,20 +113,36 @@ type Pruned struct {
 	Bytes     int64 // of the host's disk
 }
 
-// Prune removes images that have no name and that no machine uses, those with a name too if all
-// is set, and what killed imports left. With dryRun it only says so.
-func (s *Store) Prune(ctx context.Context, used InUse, all, dryRun bool) (Pruned, error) {
+// Prune removes images that no machine uses: those that have no name, those with one for which
+// named is true, and what killed imports left. With dryRun it only says so.
+func (s *Store) Prune(ctx context.Context, users Users, named func(Image) bool, dryRun bool) (Pruned, error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return Pruned{}, err
 	}
 	defer unlock()
 	var out Pruned
+	_, bad, err := s.refs()
+	if err != nil {
+		return out, err
+	}
+	if len(bad) > 0 {
+		return out, machine.Errorf("image.damaged", "name the images that you want to keep again, with `mvmctl image tag`, and remove the damaged files",
+			"the names in %s cannot be read, so nobody knows which images have none", strings.Join(bad, ", "))
+	}
+	used, err := users()
+	if err != nil {
+		return out, err
+	}
+	images, err := s.List()
+	if err != nil {
+		return out, err
+	}
 	if out.Leftovers, out.Bytes, err = s.leftovers(!dryRun); err != nil {
 		return out, err
 	}
-	for _, img := range s.List() {
-		if len(img.Names) > 0 && !all || len(used(img.ID)) > 0 {
+	for _, img := range images {
+		if len(img.Names) > 0 && !named(img) || len(used(img.ID)) > 0 {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -153,6 +175,3 @@ func (s *Store) Verify(ctx context.Context, id string) error {
 	}
 	return nil
 }
-
-// IDs returns the IDs of all images, whole or damaged.
-func (s *Store) IDs() []string { return s.ids() }

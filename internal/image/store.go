@@ -126,8 +126,10 @@ func (s *Store) Find(text string) (Image, error) {
 			return Image{}, err
 		}
 	}
-	ids := s.startingWith(text)
+	ids, err := s.startingWith(text)
 	switch {
+	case err != nil:
+		return Image{}, err
 	case len(ids) == 1:
 		return s.named(ref{ID: ids[0]})
 	case len(ids) > 1:
@@ -141,7 +143,8 @@ func (s *Store) Find(text string) (Image, error) {
 func (s *Store) notFound(text string) error {
 	e := machine.Usagef("image.not_found", "`mvmctl image list` shows what there is", "there is no image %q", text)
 	var names []string
-	for _, r := range s.refs() {
+	refs, _, _ := s.refs() // only for a suggestion
+	for _, r := range refs {
 		names = append(names, r.Name.String())
 	}
 	if near := machine.Nearest(text, append(names, minimalName)); near != "" && near != text {
@@ -156,28 +159,36 @@ func (s *Store) named(r ref) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	for _, other := range s.refs() {
-		if other.ID == img.ID {
-			img.Names = append(img.Names, other.Name)
+	img.Names, err = s.namesOf(img.ID)
+	return img, err
+}
+
+func (s *Store) namesOf(id string) ([]Name, error) {
+	refs, _, err := s.refs()
+	var names []Name
+	for _, r := range refs {
+		if r.ID == id {
+			names = append(names, r.Name)
 		}
 	}
-	return img, nil
+	return names, err
 }
 
 // startingWith returns the IDs that begin with text, which has six digits at least.
-func (s *Store) startingWith(text string) []string {
+func (s *Store) startingWith(text string) ([]string, error) {
 	text = strings.TrimPrefix(text, "sha256:")
 	if len(text) < 6 || strings.Trim(text, "0123456789abcdef") != "" {
-		return nil
+		return nil, nil
 	}
-	return slices.DeleteFunc(s.ids(), func(id string) bool { return !strings.HasPrefix(id, text) })
+	ids, err := s.IDs()
+	return slices.DeleteFunc(ids, func(id string) bool { return !strings.HasPrefix(id, text) }), err
 }
 
-// ids returns the IDs of all images that are whole, sorted.
-func (s *Store) ids() []string {
-	entries, err := os.ReadDir(s.dir)
+// IDs returns the IDs of all images, whole or damaged, sorted.
+func (s *Store) IDs() ([]string, error) {
+	entries, err := readDir(s.dir)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var out []string
 	for _, e := range entries {
@@ -185,23 +196,40 @@ func (s *Store) ids() []string {
 			out = append(out, e.Name())
 		}
 	}
-	return out
+	return out, nil
 }
 
-// refs returns all names with what they point at, sorted by name.
-func (s *Store) refs() []ref {
-	entries, err := os.ReadDir(filepath.Join(s.dir, refsDir))
-	if err != nil {
-		return nil
+// readDir reads a folder of the store. One that was never made is empty; one that cannot be read
+// may hold anything, so nothing must be concluded from it.
+func readDir(dir string) ([]fs.DirEntry, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	var out []ref
+	if err != nil {
+		return nil, machine.Errorf("state.unreadable", "make it readable, or choose another with MVM_CACHE_DIR", "listing the images: %w", err)
+	}
+	return entries, nil
+}
+
+// refs returns all names with what they point at, sorted by name, and the files of names that
+// cannot be used.
+func (s *Store) refs() (names []ref, bad []string, err error) {
+	dir := filepath.Join(s.dir, refsDir)
+	entries, err := readDir(dir)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, e := range entries {
-		if r, err := s.readRefFile(e.Name()); err == nil {
-			out = append(out, r)
+		switch r, err := s.readRefFile(e.Name()); {
+		case err == nil:
+			names = append(names, r)
+		case !strings.HasPrefix(e.Name(), "."): // else one that is being written
+			bad = append(bad, filepath.Join(dir, e.Name()))
 		}
 	}
-	slices.SortFunc(out, func(a, b ref) int { return cmp.Compare(a.Name, b.Name) })
-	return out
+	slices.SortFunc(names, func(a, b ref) int { return cmp.Compare(a.Name, b.Name) })
+	return names, bad, nil
 }
 
 func (s *Store) readRef(n Name) (ref, error) {
@@ -226,13 +254,21 @@ func (s *Store) readRefFile(file string) (ref, error) {
 
 // List returns all images, named ones first, sorted by name. A damaged one is left out; Verify
 // names it.
-func (s *Store) List() []Image {
+func (s *Store) List() ([]Image, error) {
+	refs, _, err := s.refs()
+	if err != nil {
+		return nil, err
+	}
+	ids, err := s.IDs()
+	if err != nil {
+		return nil, err
+	}
 	names := map[string][]Name{}
-	for _, r := range s.refs() {
+	for _, r := range refs {
 		names[r.ID] = append(names[r.ID], r.Name)
 	}
 	var out []Image
-	for _, id := range s.ids() {
+	for _, id := range ids {
 		if img, err := s.Open(id); err == nil {
 			img.Names = names[id]
 			out = append(out, img)
@@ -241,7 +277,7 @@ func (s *Store) List() []Image {
 	slices.SortFunc(out, func(a, b Image) int {
 		return cmp.Or(cmp.Compare(len(b.Names), 0)-cmp.Compare(len(a.Names), 0), cmp.Compare(a.Name(), b.Name()))
 	})
-	return out
+	return out, nil
 }
 
 // Tag makes a name point at an image.

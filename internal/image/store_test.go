@@ -14,7 +14,31 @@ import (
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
-func nobody(string) []string { return nil }
+func nobody() (func(string) []string, error) { return func(string) []string { return nil }, nil }
+
+// usedBy says that machines use one image.
+func usedBy(id string, machines ...string) Users {
+	return func() (func(string) []string, error) {
+		return func(asked string) []string {
+			if asked == id {
+				return machines
+			}
+			return nil
+		}, nil
+	}
+}
+
+func unnamed(Image) bool { return false }
+func all(Image) bool     { return true }
+
+func list(t *testing.T, s *Store) []Image {
+	t.Helper()
+	images, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return images
+}
 
 // draft is a small image whose only file has this content.
 func draft(content string, names ...Name) (Draft, func(*disk.Writer) (Notes, error)) {
@@ -81,14 +105,14 @@ func TestImportFails(t *testing.T) {
 	if machine.CodeOf(err) != "archive.invalid" {
 		t.Errorf("%v", err)
 	}
-	if len(s.List()) != 0 || len(s.refs()) != 0 {
+	if refs, _, err := s.refs(); err != nil || len(refs) != 0 || len(list(t, s)) != 0 {
 		t.Error("something of it is visible")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	d, fill := draft("x", "web:latest")
 	_, err = s.Import(ctx, d, func(w *disk.Writer) (Notes, error) { cancel(); return fill(w) })
-	if err == nil || len(s.List()) != 0 {
-		t.Errorf("a cancelled import: %v, %v", err, s.List())
+	if err == nil || len(list(t, s)) != 0 {
+		t.Errorf("a cancelled import: %v, %v", err, list(t, s))
 	}
 }
 
@@ -103,7 +127,7 @@ func TestLeftovers(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dead, rootfsFile), make([]byte, 8192), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.Prune(t.Context(), nobody, false, true)
+	got, err := s.Prune(t.Context(), nobody, unnamed, true)
 	if err != nil || got.Leftovers != 1 || got.Bytes < 8192 {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -112,7 +136,7 @@ func TestLeftovers(t *testing.T) {
 		if _, err := os.Stat(dead); err == nil {
 			t.Error("what a killed import left is still there")
 		}
-		if got, err := s.Prune(t.Context(), nobody, true, false); err != nil || got.Leftovers != 0 {
+		if got, err := s.Prune(t.Context(), nobody, all, false); err != nil || got.Leftovers != 0 {
 			t.Errorf("an import under way is a leftover: %+v, %v", got, err)
 		}
 		return fill(w)
@@ -127,12 +151,7 @@ func TestRemove(t *testing.T) {
 	s := New(t.TempDir())
 	a := mustImport(t, s, "one", "web:latest", "web:1")
 	b := mustImport(t, s, "two", "db:latest")
-	byName := func(id string) []string {
-		if id == a.ID {
-			return []string{"m1", "m2"}
-		}
-		return nil
-	}
+	byName := usedBy(a.ID, "m1", "m2")
 	// One of several names can go while the image is in use.
 	if _, err := s.Remove(t.Context(), "web:1", byName, false); err != nil {
 		t.Error(err)
@@ -153,7 +172,7 @@ func TestRemove(t *testing.T) {
 	if _, err := s.Remove(t.Context(), a.ID[:10], nobody, false); err != nil {
 		t.Error(err)
 	}
-	if left := s.List(); len(left) != 0 {
+	if left := list(t, s); len(left) != 0 {
 		t.Errorf("%v", left)
 	}
 }
@@ -164,21 +183,65 @@ func TestPrune(t *testing.T) {
 	old := mustImport(t, s, "one", "web:latest")
 	used := mustImport(t, s, "two", "web:latest")
 	mustImport(t, s, "three", "web:latest")
-	inUse := func(id string) []string {
-		if id == used.ID {
-			return []string{"m"}
-		}
-		return nil
-	}
+	inUse := usedBy(used.ID, "m")
 	for _, dry := range []bool{true, false} {
-		got, err := s.Prune(t.Context(), inUse, false, dry)
+		got, err := s.Prune(t.Context(), inUse, unnamed, dry)
 		if err != nil || len(got.Images) != 1 || got.Images[0].ID != old.ID || got.Bytes == 0 {
 			t.Errorf("dry %v: %+v, %v", dry, got, err)
 		}
 	}
-	got, err := s.Prune(t.Context(), inUse, true, false)
-	if err != nil || len(got.Images) != 1 || len(s.List()) != 1 {
+	got, err := s.Prune(t.Context(), inUse, all, false)
+	if err != nil || len(got.Images) != 1 || len(list(t, s)) != 1 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// What cannot be read proves nothing: no image goes because its name is hidden.
+func TestPruneStopsWhereNamesCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for what, harm := range map[string]func(refs string) error{
+		"an empty name file": func(refs string) error {
+			files, err := os.ReadDir(refs)
+			if err != nil {
+				return err
+			}
+			return os.Truncate(filepath.Join(refs, files[0].Name()), 0)
+		},
+		"no folder of names": func(refs string) error {
+			if err := os.RemoveAll(refs); err != nil {
+				return err
+			}
+			return os.WriteFile(refs, nil, 0o600) // reading it fails, for root too
+		},
+	} {
+		s := New(t.TempDir())
+		img := mustImport(t, s, "one", "web:latest")
+		if err := harm(filepath.Join(s.dir, refsDir)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Prune(t.Context(), nobody, unnamed, false); err == nil {
+			t.Errorf("%s: pruned", what)
+		}
+		if _, err := s.Open(img.ID); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// Users are asked in the store's lock, after the image was found.
+func TestRemoveStopsWhereUsersCannotBeRead(t *testing.T) {
+	t.Parallel()
+	s := New(t.TempDir())
+	img := mustImport(t, s, "one", "web:latest")
+	broken := func() (func(string) []string, error) { return nil, machine.Errorf("state.unreadable", "", "no") }
+	if _, err := s.Remove(t.Context(), "web", broken, true); machine.CodeOf(err) != "state.unreadable" {
+		t.Error(err)
+	}
+	if _, err := s.Prune(t.Context(), broken, all, false); machine.CodeOf(err) != "state.unreadable" {
+		t.Error(err)
+	}
+	if _, err := s.Open(img.ID); err != nil {
+		t.Error(err)
 	}
 }
 
