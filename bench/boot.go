@@ -51,9 +51,10 @@ func (b *bench) boot(ctx context.Context) error {
 // plainQEMU is a QEMU command line without anything of mvmctl around it.
 type plainQEMU struct{ argv []string }
 
-// plain makes one from a machine that is up: the same boot files, copies of its drives.
-func (b *bench) plain(ctx context.Context) (*plainQEMU, error) {
-	if err := b.running(ctx); err != nil {
+// plain makes one from a machine that is up, with more flags of `up`: the same boot files,
+// copies of its drives.
+func (b *bench) plain(ctx context.Context, flags ...string) (*plainQEMU, error) {
+	if _, err := b.mvmctl(ctx, append(append([]string{"up", "-d", "--name", "bench"}, flags...), "minimal")...); err != nil {
 		return nil, err
 	}
 	data, err := os.ReadFile(b.dir + "/state/machines/bench/boot.json")

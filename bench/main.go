@@ -20,7 +20,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	runs := flag.Int("runs", 200, "runs of the quick measurements; slow ones take a twentieth, at least 10")
-	only := flag.String("only", "", "comma-separated sections: cli, boot, exec, bulk, memory, images")
+	only := flag.String("only", "", "comma-separated sections: cli, boot, exec, bulk, memory, images, kernel")
 	serve := flag.String("registry", "", "serve a registry with its blobs in this `folder`, for the section images")
 	flag.Parse()
 	if *serve != "" {
@@ -43,7 +43,7 @@ func run() int {
 	for _, s := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"cli", b.cli}, {"boot", b.boot}, {"exec", b.exec}, {"bulk", b.bulk}, {"memory", b.memory}, {"images", b.images}} {
+	}{{"cli", b.cli}, {"boot", b.boot}, {"exec", b.exec}, {"bulk", b.bulk}, {"memory", b.memory}, {"images", b.images}, {"kernel", b.kernel}} {
 		if *only != "" && !strings.Contains(","+*only+",", ","+s.name+",") {
 			continue
 		}
@@ -134,4 +134,17 @@ func (b *bench) mvmctl(ctx context.Context, args ...string) (string, error) {
 		return string(out), fmt.Errorf("mvmctl %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return string(out), nil
+}
+
+// answer runs one command and returns what it printed on standard output.
+func (b *bench) answer(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, b.bin, args...)
+	cmd.Env = b.env
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("mvmctl %s: %w: %s", strings.Join(args, " "), err, said.String())
+	}
+	return strings.TrimSpace(string(out)), nil
 }

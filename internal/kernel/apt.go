@@ -187,7 +187,7 @@ func (a aptTools) output(ctx context.Context, name string, args ...string) (stri
 func (a aptTools) resolve(ctx context.Context, arch string) ([]string, error) {
 	var firstErr error
 	for _, meta := range metaPackages(arch) {
-		packages, err := a.concrete(ctx, meta)
+		packages, err := a.follow(ctx, meta, concretePackage)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -206,9 +206,10 @@ func (a aptTools) resolve(ctx context.Context, arch string) ([]string, error) {
 	}
 }
 
-// concrete follows dependencies from a meta package to the packages with files, the image first.
-func (a aptTools) concrete(ctx context.Context, meta string) ([]string, error) {
-	re, err := regexp.Compile(concretePackage)
+// follow follows dependencies from a package to those with files, whose names match, in apt's
+// order. It may be one of them itself.
+func (a aptTools) follow(ctx context.Context, meta, concrete string) ([]string, error) {
+	re, err := regexp.Compile(concrete)
 	if err != nil {
 		return nil, err
 	}
@@ -219,6 +220,9 @@ func (a aptTools) concrete(ctx context.Context, meta string) ([]string, error) {
 			"--no-breaks", "--no-replaces", "--no-enhances", queue[i])
 		if err != nil {
 			return nil, err
+		}
+		if i == 0 && re.MatchString(meta) {
+			found = append(found, meta)
 		}
 		for line := range strings.Lines(out) {
 			kind, name, _ := strings.Cut(strings.TrimSpace(line), ": ")

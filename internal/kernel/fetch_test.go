@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -179,6 +180,42 @@ func TestFetchOnUbuntu(t *testing.T) {
 	files, err := k.ModuleFiles([]string{"virtio_blk", "overlay"})
 	if err != nil || len(files) != 4 {
 		t.Errorf("modules %v, %v", files, err)
+	}
+}
+
+// On arm64 the packages have names of their own and the kernel another form.
+func TestFetchForARM64(t *testing.T) {
+	raw := make([]byte, 8192)
+	copy(raw[56:], "ARM\x64")
+	copy(raw[3000:], "Linux version 6.1.0-9-cloud-arm64 (x) #1")
+	image := "linux-image-6.1.0-9-cloud-arm64"
+	a := fakeApt{
+		dir:     t.TempDir(),
+		depends: map[string][]string{"linux-image-cloud-arm64": {image}, image: {"kmod"}},
+		files: map[string][]byte{image: deb("data.tar.xz", packXZ, map[string][]byte{
+			"boot/vmlinuz-6.1.0-9-cloud-arm64": packGzip(raw),
+			"boot/config-6.1.0-9-cloud-arm64":  []byte(strings.ReplaceAll(testConfig, "=m", "=y")),
+		})},
+	}
+	a.write(t)
+	s := New(t.TempDir(), WithTools(a.dir), WithArch("arm64"), WithHostRoot(t.TempDir()))
+	k, err := s.Fetch(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.Arch != "arm64" || k.Release != "6.1.0-9-cloud-arm64" || k.ModuleCount != 0 || s.Verify(context.Background(), k) != nil {
+		t.Errorf("got %+v", k)
+	}
+	// One changed bit, and it is refused.
+	file := filepath.Join(a.dir, image+"_1.0_amd64.deb")
+	bent := slices.Clone(a.files[image])
+	bent[len(bent)/2] ^= 1
+	writeTree(t, a.dir, map[string][]byte{filepath.Base(file): bent})
+	cache := t.TempDir()
+	_, err = New(cache, WithTools(a.dir), WithArch("arm64"), WithHostRoot(t.TempDir())).Fetch(context.Background(), nil)
+	wantCode(t, err, "kernel.fetch")
+	if left := leftovers(t, cache); left != nil {
+		t.Errorf("left behind: %v", left)
 	}
 }
 

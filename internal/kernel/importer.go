@@ -34,6 +34,7 @@ type source struct {
 	kind   string
 	label  string // Kernel.Source
 	origin string
+	build  *BuildRecord // of what was built here
 }
 
 // add unpacks a kernel and puts it into the cache, or finds that it is there already. locate is
@@ -60,8 +61,8 @@ func (s *Store) add(ctx context.Context, src source, locate func(release string)
 	final := filepath.Join(s.dir, m.ID)
 	if old, err := readMeta(final); err == nil && s.checkDigests(ctx, old) == nil {
 		// The same bytes. A package or the host's own outranks a file as the default.
-		if old.Kind == kindFile && m.Kind != kindFile || old.Origin == "" && m.Origin != "" {
-			old.Kind, old.Source, old.Origin = m.Kind, m.Source, m.Origin
+		if old.Kind == kindFile && m.Kind != kindFile || old.Origin == "" && m.Origin != "" || m.Kind == kindBuilt {
+			old.Kind, old.Source, old.Origin, old.Build = m.Kind, m.Source, m.Origin, m.Build
 			if err := writeMeta(final, old); err != nil {
 				return Kernel{}, meta{}, fmt.Errorf("updating kernel cache: %w", err)
 			}
@@ -121,7 +122,7 @@ func (s *Store) stage(ctx context.Context, src source, locate func(string) strin
 	}
 	m := meta{
 		Format: metaFormat, Release: img.release, Arch: img.arch, PVH: img.pvh, Image: img.image,
-		VMLinux: img.vmlinux, Kind: src.kind, Source: src.label, Origin: src.origin, Imported: time.Now().UTC(),
+		VMLinux: img.vmlinux, Kind: src.kind, Source: src.label, Origin: src.origin, Build: src.build, Imported: time.Now().UTC(),
 	}
 	config, err := stageConfig(src, img, dir)
 	if err != nil {

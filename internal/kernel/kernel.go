@@ -30,8 +30,14 @@ type Kernel struct {
 	// Modules is the root of the module tree (…/lib/modules/<release>), "" for a kernel that
 	// needs none.
 	Modules string
+	// ModuleCount is the number of modules in the tree.
+	ModuleCount int
 	// Source says for people where the kernel came from.
 	Source string
+	// Build says what it was built from; nil for a kernel that was not built here.
+	Build *BuildRecord
+	// Default tells, in what List returns, that Find("") gives this one.
+	Default bool
 	// Config holds the CONFIG_ values that are set ("CONFIG_PVH": "y"), from the config file
 	// beside the image or from the image (IKCONFIG); nil when unknown.
 	Config map[string]string

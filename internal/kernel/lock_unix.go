@@ -27,3 +27,7 @@ func (s *Store) lock(ctx context.Context, name string) (unlock func(), err error
 }
 
 func isReadOnly(err error) bool { return errors.Is(err, unix.EROFS) }
+
+func isNotFolder(err error) bool {
+	return errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENAMETOOLONG)
+}

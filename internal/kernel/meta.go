@@ -28,25 +28,27 @@ const (
 	kindPackage = "package"
 	kindHost    = "host"
 	kindFile    = "file"
+	kindBuilt   = "built"
 )
 
 // meta is the meta.json of a cached kernel. It is written last, so a directory that has one is
 // complete.
 type meta struct {
-	Format   int         `json:"format"`
-	ID       string      `json:"id"`
-	Release  string      `json:"release"`
-	Arch     string      `json:"arch"`
-	PVH      bool        `json:"pvh"`
-	Image    string      `json:"image,omitempty"`   // name of the boot image
-	VMLinux  string      `json:"vmlinux,omitempty"` // name of the uncompressed kernel
-	Modules  bool        `json:"modules"`           // lib/modules/<release> exists
-	Config   bool        `json:"config"`            // config exists
-	Kind     string      `json:"kind"`
-	Source   string      `json:"source"`
-	Origin   string      `json:"origin,omitempty"` // package files with their digests
-	Imported time.Time   `json:"imported"`
-	Files    []fileStamp `json:"files"`
+	Format   int          `json:"format"`
+	ID       string       `json:"id"`
+	Release  string       `json:"release"`
+	Arch     string       `json:"arch"`
+	PVH      bool         `json:"pvh"`
+	Image    string       `json:"image,omitempty"`   // name of the boot image
+	VMLinux  string       `json:"vmlinux,omitempty"` // name of the uncompressed kernel
+	Modules  bool         `json:"modules"`           // lib/modules/<release> exists
+	Config   bool         `json:"config"`            // config exists
+	Kind     string       `json:"kind"`
+	Source   string       `json:"source"`
+	Origin   string       `json:"origin,omitempty"` // package files with their digests, or what it was built from
+	Build    *BuildRecord `json:"build,omitempty"`
+	Imported time.Time    `json:"imported"`
+	Files    []fileStamp  `json:"files"`
 }
 
 // fileStamp lets Find see that a file is as it was without reading it, and Verify prove it.
@@ -56,6 +58,10 @@ type fileStamp struct {
 	MTimeNS int64  `json:"mtime_ns"`
 	SHA256  string `json:"sha256"`
 }
+
+// isDefault tells whether a kernel may be the default: a file that somebody gave once, and what
+// was built to be asked for, are not.
+func (m meta) isDefault() bool { return m.Kind != kindFile && m.Kind != kindBuilt }
 
 func isID(name string) bool {
 	return len(name) == 16 && strings.Trim(name, "0123456789abcdef") == ""
@@ -132,7 +138,12 @@ func syncDir(dir string) error {
 // kernelOf is the Kernel that a meta describes, without its configuration.
 func (s *Store) kernelOf(m meta) Kernel {
 	dir := filepath.Join(s.dir, m.ID)
-	k := Kernel{ID: m.ID, Release: m.Release, Arch: m.Arch, PVH: m.PVH, Source: m.Source}
+	k := Kernel{ID: m.ID, Release: m.Release, Arch: m.Arch, PVH: m.PVH, Source: m.Source, Build: m.Build}
+	for _, f := range m.Files {
+		if strings.HasPrefix(f.Path, "lib/") && moduleName(f.Path) != "" {
+			k.ModuleCount++
+		}
+	}
 	if m.Image != "" {
 		k.BzImage = filepath.Join(dir, m.Image)
 	}

@@ -55,7 +55,7 @@ const remedyMissing = "run `mvmctl kernel fetch`, or give one with --kernel PATH
 //
 //   - "" is the default: the newest cached kernel that came from a package or from the host's
 //     /boot; then a suitable one of the host; then the distribution's package (see Fetch); and if
-//     that cannot be had, a kernel that was given as a file before.
+//     that cannot be had, a kernel that was given as a file or built before.
 //   - A path (anything with a slash) is a kernel file, or a .deb with one. It is imported once and
 //     again when it changes. Its modules are looked for beside it and in /lib/modules.
 //   - Anything else is the release or the beginning of the id (4 digits or more) of a cached one.
@@ -81,7 +81,7 @@ func (s *Store) findDefault(ctx context.Context) (Kernel, error) {
 	for i, e := range entries { // newest first
 		switch {
 		case e.kernel.Arch != s.arch || e.err != nil:
-		case e.meta.Kind != kindFile:
+		case e.meta.isDefault():
 			return e.kernel.withConfig()
 		case fallback == nil:
 			fallback = &entries[i]
@@ -103,10 +103,19 @@ func (s *Store) findNamed(ctx context.Context, want string) (Kernel, error) {
 		return Kernel{}, err
 	}
 	var hits []entry
+	foreign := ""
 	for _, e := range entries {
 		if e.meta.Release == want || e.meta.ID == want || len(want) >= 4 && strings.HasPrefix(e.meta.ID, want) {
+			if e.meta.Arch != s.arch {
+				foreign = e.meta.Arch
+				continue
+			}
 			hits = append(hits, e)
 		}
+	}
+	if len(hits) == 0 && foreign != "" {
+		return Kernel{}, machine.Errorf("kernel.missing", "`mvmctl kernel list` shows the cached kernels",
+			"kernel %q is for %s, and machines here are %s", want, foreign, s.arch)
 	}
 	if len(hits) == 0 {
 		return Kernel{}, machine.Errorf("kernel.missing", "`mvmctl kernel list` shows the cached kernels; a file needs a slash: ./"+want,
@@ -163,7 +172,8 @@ func (s *Store) entries(ctx context.Context) ([]entry, error) {
 	return found, nil
 }
 
-// List returns the cached kernels, newest release first, damaged ones included: Verify tells.
+// List returns the cached kernels, the default first and then by release, the newest first.
+// Damaged ones are included: Verify tells.
 func (s *Store) List(ctx context.Context) ([]Kernel, error) {
 	entries, err := s.entries(ctx)
 	if err != nil {
@@ -175,6 +185,15 @@ func (s *Store) List(ctx context.Context) ([]Kernel, error) {
 		if k, err := e.kernel.withConfig(); err == nil {
 			kernels[i] = k
 		}
+	}
+	// The order of findDefault.
+	first := slices.IndexFunc(entries, func(e entry) bool { return e.err == nil && e.meta.Arch == s.arch && e.meta.isDefault() })
+	if first > 0 {
+		k := kernels[first]
+		kernels = slices.Insert(slices.Delete(kernels, first, first+1), 0, k)
+	}
+	if first >= 0 {
+		kernels[0].Default = true
 	}
 	return kernels, nil
 }
