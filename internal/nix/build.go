@@ -69,6 +69,34 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	return readResult(out, t)
 }
 
+// Evaluate says what Build would give, without building: OutPath, DrvPath, StoreHash and the name.
+func Evaluate(ctx context.Context, o Options) (Result, error) {
+	t, err := o.target()
+	if err != nil {
+		return Result{}, err
+	}
+	args := slices.Concat([]string{"eval", "--json", "--apply", "p: { out = p.outPath; drv = p.drvPath; }"}, o.flags(), []string{t.installable()})
+	out, err := run(ctx, o, args)
+	if err != nil {
+		return Result{}, t.explain(ctx, o, err)
+	}
+	var p struct{ Out, Drv string } // a set with outPath would be printed as a string
+	if err := json.Unmarshal(out, &p); err != nil || !filepath.IsAbs(p.Out) {
+		return Result{}, machine.Errorf("nix.protocol", "run nix eval --json "+t.installable()+".outPath by hand; this mvmctl was made for Nix 2.8 and later",
+			"nix eval said something that mvmctl does not understand: %s", clip(clean(string(out)), 200))
+	}
+	r := pathsOf(p.Out, p.Drv)
+	r.Name, r.System = strings.TrimSuffix(derivationName(r.OutPath), "-image"), t.system
+	return r, nil
+}
+
+func pathsOf(out, drv string) Result {
+	r := Result{DrvPath: drv, OutPath: filepath.Clean(out)}
+	r.StoreHash, _, _ = strings.Cut(filepath.Base(r.OutPath), "-")
+	r.RootfsTar, r.ImageJSON = filepath.Join(r.OutPath, rootfsFile), filepath.Join(r.OutPath, imageFile)
+	return r
+}
+
 // target is what a command is about, with every question answered.
 type target struct {
 	ref     string // for nix
@@ -177,9 +205,7 @@ func readResult(out []byte, t target) (Result, error) {
 		return Result{}, machine.Errorf("nix.protocol", "run nix build --json "+t.installable()+" by hand; this mvmctl was made for Nix 2.8 and later",
 			"nix build said something that mvmctl does not understand: %s", clip(clean(string(out)), 200))
 	}
-	r := Result{DrvPath: built[0].DrvPath, OutPath: filepath.Clean(built[0].Outputs["out"])}
-	r.StoreHash, _, _ = strings.Cut(filepath.Base(r.OutPath), "-")
-	r.RootfsTar, r.ImageJSON = filepath.Join(r.OutPath, rootfsFile), filepath.Join(r.OutPath, imageFile)
+	r := pathsOf(built[0].Outputs["out"], built[0].DrvPath)
 	for _, p := range []string{r.RootfsTar, r.ImageJSON} {
 		// No links: a package must not make us read other files of the host.
 		info, err := os.Lstat(p)

@@ -3,14 +3,20 @@ package nix
 import (
 	"context"
 	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
+
+const maxDetail = 4 << 10 // of what is shown of nix's words, in bytes
 
 const listTime = 20 * time.Second // for asking a flake which packages it has
 
@@ -149,7 +155,10 @@ func (t target) explain(ctx context.Context, o Options, err error) error {
 	}
 	e := t.classify(f)
 	e.Err = err
-	e.Detail = strings.Join(f.tail, "\n")
+	e.Detail = detail(f.tail)
+	if o.Offline && e.Code == "nix.download" {
+		e.Remedy = "leave out --offline once, so that Nix fetches it and the flake gets its lock; or give another source: --override-input NAME=FOLDER"
+	}
 	if e.Code == "nix.attribute" && t.attr == "" {
 		ctx, cancel := context.WithTimeout(ctx, listTime)
 		defer cancel()
@@ -160,11 +169,35 @@ func (t target) explain(ctx context.Context, o Options, err error) error {
 	return e
 }
 
+// detail is the end of what nix and its builds said, short enough for a terminal.
+func detail(tail []string) string {
+	var lines []string
+	size := 0
+	for _, text := range slices.Backward(tail) {
+		for _, line := range slices.Backward(strings.Split(strings.TrimRight(text, "\n"), "\n")) {
+			line = clip(line, 240)
+			if size += len(line) + 1; size > maxDetail {
+				slices.Reverse(lines)
+				return "…\n" + strings.Join(lines, "\n")
+			}
+			lines = append(lines, line)
+		}
+	}
+	slices.Reverse(lines)
+	return strings.Join(lines, "\n")
+}
+
 // classify finds the rule for a failure. Nix's own errors decide, in the order in which it gave
 // them: the first names the cause and later ones what failed because of it. What a build printed
 // may say anything, so of it only a full disk counts.
 func (t target) classify(f *failure) *machine.Error {
 	causes := f.causes
+	var exit *exec.ExitError
+	if errors.As(f.err, &exit) && len(causes) == 0 {
+		if w, ok := exit.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+			return machine.Errorf("nix.killed", "see whether the host ran out of memory (dmesg); otherwise try again, what was built so far is kept", "nix was killed from outside: signal %d (%s)", int(w.Signal()), w.Signal())
+		}
+	}
 	if len(causes) == 0 {
 		causes = f.tail // nix did not come as far as its logger
 	}
@@ -179,7 +212,56 @@ func (t target) classify(f *failure) *machine.Error {
 			}
 		}
 	}
+	for _, text := range causes {
+		if e := t.mistake(text); e != nil {
+			return e
+		}
+	}
 	return machine.Errorf("nix.failed", "run nix build "+t.installable()+" by hand with --show-trace for all of it", "nix failed: %s", firstLine(f.Error()))
+}
+
+// places finds where in a file nix stands: "at /nix/store/HASH-source/flake.nix:3:37:".
+func places() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)\bat (?:«[^»\n]*»)?(/[^\n:]+\.nix):(\d+)(?::(\d+))?`)
+}
+
+// mistake is the error for a place in a source, or nil when nix names none. Nix tells places from
+// the inside out; the first that is in the user's own flake counts.
+func (t target) mistake(text string) *machine.Error {
+	found := places().FindAllStringSubmatch(text, -1)
+	if len(found) == 0 {
+		return nil
+	}
+	at := max(0, slices.IndexFunc(found, func(m []string) bool { return t.has(inSource(m[1])) }))
+	what := firstLine(places().ReplaceAllString(firstLine(text), "of a function"))
+	return machine.Errorf("nix.eval", "correct the flake there; nix eval "+t.installable()+" --show-trace shows how Nix came there",
+		"%s:%s: %s", clip(t.short(found[at][1]), 120), found[at][2], what)
+}
+
+// inSource is the path of a file within the source that Nix copied into its store.
+func inSource(file string) string {
+	_, in, _ := strings.Cut(file, "-source/")
+	return in
+}
+
+// has reports whether the user's own flake has a file.
+func (t target) has(file string) bool {
+	if t.local == "" || !filepath.IsLocal(file) {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(t.local, file))
+	return err == nil
+}
+
+// short is a file's name as its author knows it.
+func (t target) short(file string) string {
+	if in := inSource(file); in != "" {
+		return in
+	}
+	if t.local != "" {
+		return strings.TrimPrefix(file, t.local+"/")
+	}
+	return file
 }
 
 // firstLine returns the first line that says something, clipped.

@@ -137,6 +137,9 @@ func (l *log) message(m message) {
 	if m.Level > 2 || text == "" { // notices and more are not about failures
 		return
 	}
+	if strings.Contains(text, "not writing modified lock file") {
+		return // we asked for it, by overriding an input
+	}
 	l.keep(text)
 	isError := strings.HasPrefix(text, "error:")
 	if m.Level == 0 && isError {

@@ -181,7 +181,8 @@ func TestExplain(t *testing.T) {
 		{local, "Cannot build '/nix/store/y92bz4ar09wg7d9nwcjy1vs89pm92i58-web.drv'.\nReason: builder failed with exit code 1.", "nix.build", "building web failed", ""},
 		{local, "input 'weird:foo' is unsupported", "nix.flake", `"." is neither a folder nor a flake that Nix knows`, ""},
 		{local, "cannot find flake 'flake:nosuch' in the flake registries", "nix.flake", `"." is neither a folder nor a flake that Nix knows`, ""},
-		{local, "syntax error, unexpected ';'\n\n at /f/flake.nix:1:57", "nix.failed", "nix failed: syntax error, unexpected ';'", "--show-trace"},
+		{local, "syntax error, unexpected ';'\n\n at /f/flake.nix:1:57", "nix.eval", "flake.nix:1: syntax error, unexpected ';'", "--show-trace"},
+		{local, "undefined variable 'x'\n\n       at /nix/store/7n738mf4akbcxz7a9rr6wc98wn8823lr-source/lib/a.nix:3:37:\n", "nix.eval", "lib/a.nix:3: undefined variable 'x'", ""},
 	} {
 		e := c.t.classify(&failure{err: errors.New("exit status 1"), causes: []string{c.text}})
 		if e.Code != c.code || e.Message != c.message || !strings.Contains(e.Remedy, c.remedy) || e.Remedy == "" {

@@ -18,8 +18,8 @@ import (
 
 // Template is a flake to start from.
 type Template struct {
-	Name        string
-	Description string
+	Name        string `json:"name"`
+	Description string `json:"description"`
 }
 
 // Templates returns the templates, the plainest first.
@@ -36,14 +36,7 @@ func Templates() []Template {
 // WriteTemplate writes a template into dir, which may exist, and returns the files that it wrote,
 // relative to dir. It overwrites nothing: when one of its files is there, it writes none.
 func WriteTemplate(name, dir string) ([]string, error) {
-	var names []string
-	for _, t := range Templates() {
-		names = append(names, t.Name)
-	}
-	if !slices.Contains(names, name) {
-		return nil, machine.Usagef("template.not_found", "choose one of: "+strings.Join(names, ", "), "there is no template %q", clip(name, 80))
-	}
-	sub, err := fs.Sub(flake.Files(), path.Join("templates", name))
+	sub, err := template(name)
 	if err != nil {
 		return nil, err
 	}
@@ -62,20 +55,45 @@ func WriteTemplate(name, dir string) ([]string, error) {
 // WriteLibrary writes the flake with mkGuest below dir, once for each version of it, and returns
 // its folder: for Options.Inputs, so that a flake's input mvm is this mvmctl's and needs no
 // network.
-func WriteLibrary(dir string) (string, error) {
-	files, err := listFiles(flake.Files())
+func WriteLibrary(dir string) (string, error) { return keep(flake.Files(), dir, "flake-") }
+
+// KeepTemplate writes a template below dir, once for each version of it, and returns its folder,
+// which is not for changing.
+func KeepTemplate(name, dir string) (string, error) {
+	sub, err := template(name)
+	if err != nil {
+		return "", err
+	}
+	return keep(sub, dir, "template-"+name+"-")
+}
+
+// template returns the files of a template.
+func template(name string) (fs.FS, error) {
+	var names []string
+	for _, t := range Templates() {
+		names = append(names, t.Name)
+	}
+	if !slices.Contains(names, name) {
+		return nil, machine.Usagef("template.not_found", "choose one of: "+strings.Join(names, ", "), "there is no template %q", clip(name, 80))
+	}
+	return fs.Sub(flake.Files(), path.Join("templates", name))
+}
+
+// keep writes a tree into a folder that is named after its content, unless that is there.
+func keep(tree fs.FS, dir, prefix string) (string, error) {
+	files, err := listFiles(tree)
 	if err != nil {
 		return "", err
 	}
 	sum := sha256.New()
 	for _, f := range files {
-		data, err := fs.ReadFile(flake.Files(), f)
+		data, err := fs.ReadFile(tree, f)
 		if err != nil {
 			return "", err
 		}
 		fmt.Fprintf(sum, "%s\x00%d\x00%s", f, len(data), data)
 	}
-	final := filepath.Join(dir, "flake-"+hex.EncodeToString(sum.Sum(nil))[:16])
+	final := filepath.Join(dir, prefix+hex.EncodeToString(sum.Sum(nil))[:16])
 	if _, err := os.Lstat(filepath.Join(final, "flake.nix")); err == nil {
 		return final, nil
 	}
@@ -87,7 +105,7 @@ func WriteLibrary(dir string) (string, error) {
 		return "", writeError(dir, err)
 	}
 	defer os.RemoveAll(temp)
-	if err := writeFiles(flake.Files(), files, temp); err != nil {
+	if err := writeFiles(tree, files, temp); err != nil {
 		return "", err
 	}
 	// Somebody else may have been first, with the same bytes.

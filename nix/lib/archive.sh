@@ -19,30 +19,28 @@ while read -r path; do
   [ "$path" = "$skeleton" ] || echo "${path#/}"
 done <closure | sort >paths
 
-while read -r path _ mode; do
-  if [ "$mode" != - ]; then chmod "$mode" "root$path"; fi
-done <"$skeleton/owned"
-
-# One archive of runs: names in order, each run what belongs to the same account. GNU tar gives
-# all names of a call the same owner.
+# One archive of runs: names in order, each run what has the same account and mode. GNU tar gives
+# all names of a call the same; and Nix lets no build set a set-group-id bit on a file itself.
 (cd root && find . -mindepth 1) | sort | awk -v owned="$skeleton/owned" '
   BEGIN {
-    while ((getline line < owned) > 0) { split(line, f, " "); owner["." f[1]] = f[2] }
+    while ((getline line < owned) > 0) { split(line, f, " "); owner["." f[1]] = f[2] " " f[3] }
     last = ""
   }
   {
-    o = ($0 in owner) ? owner[$0] : "0:0"
+    o = ($0 in owner) ? owner[$0] : "0:0 -"
     if (o != last) { n++; last = o; print n, o > "runs" }
     print substr($0, 3) > ("run" n)
   }'
 
-archive() { # archive UID:GID [TAR-OPTION...]
+# Numbers as NAME:NUMBER: GNU tar 1.34 takes +NUMBER for a name, and writes 0.
+archive() { # archive UID:GID MODE [TAR-OPTION...]
   owner=$1
-  shift
-  "$gnutar/bin/tar" --append --file "$out/rootfs.tar" --format=gnu --numeric-owner --owner="+${owner%:*}" \
-    --group="+${owner#*:}" --mtime=@1 --sort=name --hard-dereference --verbatim-files-from "$@"
+  [ "$2" = - ] || set -- "$@" --mode="$2"
+  shift 2
+  "$gnutar/bin/tar" --append --file "$out/rootfs.tar" --format=gnu --numeric-owner --owner="u:${owner%:*}" \
+    --group="g:${owner#*:}" --mtime=@1 --sort=name --hard-dereference --verbatim-files-from "$@"
 }
-while read -r n owner; do
-  archive "$owner" --directory=root --no-recursion --files-from="run$n"
+while read -r n owner mode; do
+  archive "$owner" "$mode" --directory=root --no-recursion --files-from="run$n"
 done <runs
-archive 0:0 --directory=/ --files-from=paths
+archive 0:0 - --directory=/ --files-from=paths

@@ -109,7 +109,9 @@ let
         own = if n == serviceGroup then filter (m: !(elem m more)) members else [ ];
       in
       "${n}:x:${toString groupIds.${n}}:${concatStringsSep "," (more ++ own)}")
-    (attrNames groupIds));
+    (attrNames groupIds)
+    # The agent gives a machine's secrets to the group of this name, so the number has it too.
+    ++ (if hasAttr "service" groupIds then [ ] else [ "service:x:${toString serviceId}:" ]));
 
   # --- services and checks -------------------------------------------------------------------
 

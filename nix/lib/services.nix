@@ -22,7 +22,7 @@ let
       http = if args ? healthPath && args.healthPath != null then check.path "healthPath" args.healthPath else probe;
       healthCommand =
         if http != null
-        then [ "${tools}/bin/wget" "-q" "-T" "4" "-O" "/dev/null" "http://127.0.0.1:${toString port}${http}" ]
+        then [ "${tools}/bin/wget" "-q" "-O" "/dev/null" "http://127.0.0.1:${toString port}${http}" ]
         # Somebody listens: state 0A, on any address, in the guest's own tables.
         else [ "${tools}/bin/grep" "-qsE" "^ *[0-9]+: [0-9A-F]+:${hex port} [0-9A-F:]+ 0A " "/proc/net/tcp" "/proc/net/tcp6" ];
     in

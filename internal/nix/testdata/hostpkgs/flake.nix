@@ -1,5 +1,5 @@
-# A stand-in for nixpkgs made of programs of this host, which the test puts into bin/ and gnutar/:
-# a static busybox, and tar with the libraries it needs. It has just what mkGuest and the
+# A stand-in for nixpkgs made of programs of this host, which prepare.sh puts into bin/ and
+# gnutar/: a static busybox, and tar with the libraries it needs. It has just what mkGuest and the
 # templates ask for.
 {
   outputs = { self }:
@@ -20,13 +20,15 @@
             for a in $($b --list); do [ $a = busybox ] || $b ln -s busybox $out/bin/$a; done
           '';
           # program makes a package with one shell script.
-          program = name: script: run name ''
-            mkdir -p $out/bin
-            printf '#!${busybox}/bin/sh\n%s\n' ${builtins.toJSON script} >$out/bin/${name}
-            chmod 755 $out/bin/${name}
-          '';
-          python3 = program "python3" "echo python" // {
-            withPackages = f: program "python3" "echo python with ${toString (f { flask = "flask"; })}";
+          program = name: script: derivation {
+            inherit name system script;
+            builder = "${busybox}/bin/sh";
+            args = [ "-euc" "mkdir -p $out/bin; { echo '#!${busybox}/bin/sh'; echo \"$script\"; } >$out/bin/${name}; chmod 755 $out/bin/${name}" ];
+            PATH = "${busybox}/bin";
+          };
+          # An interpreter that runs shell scripts: enough to see that it is started as it should.
+          python3 = program "python3" "exec ${busybox}/bin/sh \"$@\"" // {
+            withPackages = f: program "python3" "export PYTHON_PACKAGES='${toString (f { flask = "flask"; })}'; exec ${busybox}/bin/sh \"$@\"";
           };
         in
         {
@@ -45,9 +47,16 @@
               builder = "${busybox}/bin/sh";
               args = [ "-euc" "mkdir -p $out/lib $bin/bin; echo lib >$out/lib/x; echo \"#!/bin/sh\" >$bin/bin/split; chmod 755 $bin/bin/split" ];
             }; in d;
-          nodejs = program "node" "echo node";
+          nodejs = program "node" "exec ${busybox}/bin/sh \"$@\"";
           cacert = run "cacert" "mkdir -p $out/etc/ssl/certs; echo certificates >$out/etc/ssl/certs/ca-bundle.crt";
-          postgresql = run "postgresql" "mkdir -p $out/bin; for p in postgres initdb pg_isready; do printf '#!/bin/sh\necho %s\n' $p >$out/bin/$p; chmod 755 $out/bin/$p; done";
+          # What the template asks of PostgreSQL, without a database.
+          postgresql = run "postgresql" ''
+            mkdir -p $out/bin
+            program() { { echo '#!${busybox}/bin/sh'; cat; } >$out/bin/$1; chmod 755 $out/bin/$1; }
+            echo 'echo 17 >"$PGDATA/PG_VERSION"' | program initdb
+            echo 'trap "exit 0" INT; touch /tmp/ready; while :; do sleep 1; done' | program postgres
+            echo 'test -e /tmp/ready' | program pg_isready
+          '';
         };
     in
     {
