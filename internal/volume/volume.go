@@ -6,6 +6,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,13 +23,14 @@ import (
 
 // Store is the volumes below one data directory.
 //
-// Layout of dataDir/volumes: <name>/ holds volume.img, a sparse ext4 image; lock is held while a
+// Layout of dataDir/volumes: vol-<name>/ holds volume.img, a sparse ext4 image; lock is held while a
 // volume is made or removed.
 type Store struct{ dir string }
 
 const (
 	imageFile = "volume.img"
 	lockFile  = "lock"
+	blockSize = 4096
 )
 
 // New returns the store below dataDir. It touches no file.
@@ -44,35 +46,33 @@ type Info struct {
 	InUseBy []string  `json:"in_use_by"` // machines that have it attached, running or not
 }
 
-// Ensure returns the image of a volume, making it if needed; size 0 is the default. A volume
-// that exists keeps its size, and another size is refused.
+// Ensure returns the image of a volume, making it if needed, of whole blocks; size 0 is the
+// default. A volume that exists keeps its size, and another size is refused.
 func (s *Store) Ensure(ctx context.Context, name string, size int64) (path string, err error) {
-	if err := machine.CheckName(name); err != nil {
+	if err := machine.CheckVolumeName(name); err != nil {
 		return "", err
 	}
-	if info, err := s.Get(name); err == nil {
-		if size != 0 && size != info.Size {
-			return "", machine.Errorf("volume.exists", "leave out its size, or use another name", "volume %q exists already, with a size of %s", name, machine.FormatSize(info.Size))
-		}
-		return info.Path, nil
-	}
+	size &^= blockSize - 1
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	if info, err := s.Get(name); err == nil {
+	info, err := s.Get(name)
+	switch {
+	case err == nil && size != 0 && size != info.Size:
+		return "", machine.Errorf("volume.exists", "leave out its size, or use another name", "volume %q exists already, with a size of %s", name, machine.FormatSize(info.Size))
+	case err == nil:
 		return info.Path, nil
+	case machine.CodeOf(err) != "volume.not_found":
+		return "", err
 	}
 	dir := s.place(name)
 	if err := paths.MakePrivate(dir); err != nil {
 		return "", err
 	}
-	if size == 0 {
-		size = machine.DefaultVolumeSize
-	}
 	path = filepath.Join(dir, imageFile)
-	err = disk.CreateEmpty(path, disk.Options{Size: size &^ 4095, Label: "mvm-volume", Journal: true})
+	err = disk.CreateEmpty(path, disk.Options{Size: cmp.Or(size, machine.DefaultVolumeSize), Label: "mvm-volume", Journal: true})
 	if err != nil {
 		return "", errors.Join(paths.WriteError("making volume "+name, err), os.Remove(dir))
 	}
@@ -88,13 +88,14 @@ func (s *Store) Get(name string) (Info, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		e := machine.Errorf("volume.not_found", "`mvmctl volume ls` lists the volumes", "there is no volume %q", name)
-		if near := machine.Nearest(name, s.Names()); near != "" {
+		names, _ := s.Names() // only a hint
+		if near := machine.Nearest(name, names); near != "" {
 			e.Remedy = fmt.Sprintf("did you mean %q? `mvmctl volume ls` lists the volumes", near)
 		}
 		return Info{}, e
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("looking at volume %s: %w", name, err)
+		return Info{}, machine.Errorf("state.unreadable", "make it readable, or choose another with MVM_DATA_DIR", "looking at volume %s: %w", name, err)
 	}
 	used, err := disk.UsedBytes(path)
 	if err != nil {
@@ -112,10 +113,13 @@ func created(dir string, fallback fs.FileInfo) time.Time {
 }
 
 // Names returns the names of all volumes, sorted.
-func (s *Store) Names() []string {
+func (s *Store) Names() ([]string, error) {
 	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil
+		return nil, machine.Errorf("state.unreadable", "make it readable, or choose another with MVM_DATA_DIR", "listing the volumes: %w", err)
 	}
 	var out []string
 	for _, e := range entries {
@@ -123,23 +127,32 @@ func (s *Store) Names() []string {
 			out = append(out, name[4:])
 		}
 	}
-	return out
+	return out, nil
 }
 
 // List describes all volumes, sorted by name.
-func (s *Store) List() []Info {
+func (s *Store) List() ([]Info, error) {
+	names, err := s.Names()
+	if err != nil {
+		return nil, err
+	}
 	var out []Info
-	for _, name := range s.Names() {
-		if info, err := s.Get(name); err == nil {
+	for _, name := range names {
+		info, err := s.Get(name)
+		switch {
+		case err == nil:
 			out = append(out, info)
+		case machine.CodeOf(err) != "volume.not_found": // removed meanwhile, or never made
+			return nil, err
 		}
 	}
-	return out
+	return out, nil
 }
 
-// Remove deletes a volume and its data.
-func (s *Store) Remove(ctx context.Context, name string) error {
-	if err := machine.CheckName(name); err != nil {
+// Remove deletes a volume and its data, unless used says that it must stay. used is asked in the
+// store's lock, so that nobody can attach the volume between its answer and the removal.
+func (s *Store) Remove(ctx context.Context, name string, used func() error) error {
+	if err := machine.CheckVolumeName(name); err != nil {
 		return err
 	}
 	unlock, err := s.lock(ctx)
@@ -148,6 +161,9 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	if _, err := s.Get(name); err != nil {
+		return err
+	}
+	if err := used(); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(s.place(name)); err != nil {
