@@ -59,10 +59,13 @@ func mountVolume(device string, m agentproto.Mount) error {
 		}
 		at = memory
 	}
-	if m.Keep && !m.ReadOnly {
+	switch {
+	case m.Keep && !m.ReadOnly:
 		if err := fillVolume(at, m.Path); err != nil {
 			return fmt.Errorf("copying what the image has there: %w", err)
 		}
+	case m.Keep && isFilling(at):
+		return errors.New("it was never filled to the end; start a machine that may write it first")
 	}
 	if m.Entry != "" {
 		return showEntry(filepath.Join(at, m.Entry), m.Path)
@@ -120,42 +123,93 @@ func unmountVolumes(mounts []agentproto.Mount) {
 	}
 }
 
+// fillingFile is in a volume for as long as it is being filled. A volume that has it was left by
+// a guest that was killed, or that found no room.
+const fillingFile = ".mvm-filling"
+
+func isFilling(volume string) bool {
+	_, err := os.Lstat(filepath.Join(volume, fillingFile))
+	return err == nil
+}
+
 // fillVolume gives an empty volume what the image has at its place, as the users of container
 // volumes expect: the folder's owner and mode above all, without which a program that is not
-// root could not write. A volume that holds anything is left as it is.
+// root could not write. A volume that holds anything is left as it is, but for one that was not
+// filled to the end: no program has seen it yet, and it is filled anew.
 func fillVolume(volume, from string) error {
 	names, err := os.ReadDir(volume)
 	if err != nil {
 		return err
 	}
+	again := isFilling(volume)
 	for _, n := range names {
-		if n.Name() != "lost+found" {
+		if n.Name() != "lost+found" && !again {
 			return nil
 		}
 	}
-	// Some programs refuse a folder that is not empty; a repair tool makes it again.
-	if err := os.Remove(filepath.Join(volume, "lost+found")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	// Some programs refuse a folder that is not empty; a repair tool makes lost+found again.
+	for _, n := range names {
+		if n.Name() == fillingFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(volume, n.Name())); err != nil {
+			return err
+		}
 	}
 	info, err := os.Stat(from)
-	if errors.Is(err, os.ErrNotExist) || (err == nil && !info.IsDir()) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err != nil || !info.IsDir() {
+		if again {
+			return os.Remove(filepath.Join(volume, fillingFile))
+		}
 		return nil
 	}
+	return fillFrom(volume, from)
+}
+
+// fillFrom copies from's content to an empty volume, under the mark.
+func fillFrom(volume, from string) error {
+	mark := filepath.Join(volume, fillingFile)
+	f, err := os.OpenFile(mark, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	return copyTree(from, volume)
+	defer f.Close()
+	if err := copyTreeBut(from, volume, fillingFile); err != nil { // an image may have been made of such a volume
+		return err
+	}
+	// The file system may write names before contents: what was copied has to be on the disk
+	// before the mark goes, and the mark has to be gone before a program writes.
+	for _, step := range []func() error{
+		func() error { return unix.Syncfs(int(f.Fd())) },
+		func() error { return os.Remove(mark) },
+		func() error { return copyAttributes(from, volume) }, // its time, which the mark's end has changed
+		func() error { return unix.Syncfs(int(f.Fd())) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copyTree copies a folder with everything in it to a folder that exists: owners, modes, times,
 // extended attributes, links and devices. It runs before any program of the guest does, so
 // nothing changes under it.
-func copyTree(from, to string) error {
+func copyTree(from, to string) error { return copyTreeBut(from, to, "") }
+
+// copyTreeBut is copyTree without one entry of the folder itself.
+func copyTreeBut(from, to, but string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
+		if e.Name() == but {
+			continue
+		}
 		src, dst := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
 		if err := copyObject(src, dst); err != nil {
 			return err
