@@ -38,7 +38,12 @@ func newServer(s server) *server {
 	s.services = service.New(service.Options{
 		Procs: s.procs, Resolver: s.resolver,
 		Output: func(source, stream string) io.Writer { return log.Writer(source, stream) },
-		Event:  events.Add,
+		Event: func(e agentproto.Event) {
+			events.Add(e)
+			if text := troubleOf(e); text != "" {
+				log.Add("agent", "err", text)
+			}
+		},
 	})
 	root := s.root
 	if root == "" {
@@ -51,6 +56,14 @@ func newServer(s server) *server {
 		Log: log, Events: events, PowerOff: s.powerOff, SetClock: s.setClock, Timings: s.timings, Shell: s.shell, Slow: s.slow, Greeted: s.greeted,
 	})
 	return &s
+}
+
+// troubleOf is the line of the log about a service that ended and was not told to, or "".
+func troubleOf(e agentproto.Event) string {
+	if e.Type != "service" || e.State != "backoff" && e.State != "failed" {
+		return ""
+	}
+	return "service " + e.Name + ": " + e.Message
 }
 
 // run serves until ctx ends or the listener closes.

@@ -83,7 +83,7 @@ type Agent struct {
 	streams    atomic.Int64  // those, attached and forward streams
 	refused    limiter       // of log lines about refused connections
 	logReaders readers
-	work       readers // busy streams, which are told how they ended
+	work       readers       // busy streams, which are told how they ended
 	stopping   chan struct{} // closed when the guest begins to stop
 	stop       sync.Once
 	greeted    sync.Once

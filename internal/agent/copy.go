@@ -172,6 +172,19 @@ func (a *Agent) serveCopyOut(w http.ResponseWriter, r *http.Request) {
 	setTrailer(w, p.missing())
 }
 
+// takes refuses a folder in which no file can be made: its entries are the kernel's.
+func takes(root *os.Root, at, name string) *agentproto.Error {
+	f, err := root.Open(at)
+	if err != nil {
+		return pathError(name, err)
+	}
+	defer f.Close()
+	if pseudo(f) {
+		return agentproto.Errorf(agentproto.CodeCopy, "write to one of its files: mvmctl exec NAME -- sh -c 'cat >FILE' <FILE", "%.1000s: a folder whose files the kernel makes up takes no copy", name)
+	}
+	return nil
+}
+
 func (a *Agent) serveCopyIn(w http.ResponseWriter, r *http.Request) {
 	root, name, at, ok := a.requestedRoot(w, r, func(string) bool { return true })
 	if !ok {
@@ -184,6 +197,10 @@ func (a *Agent) serveCopyIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer dir.Close()
+	if e := takes(root, at, name); e != nil {
+		refuse(w, e)
+		return
+	}
 	u := newUnpacker(dir)
 	if e := u.run(r.Body); e != nil {
 		refuse(w, e)

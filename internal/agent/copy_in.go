@@ -37,6 +37,13 @@ type unpacker struct {
 	dirs  []*tar.Header // folders that get their times and modes when they are full
 }
 
+// Remedies of a copy that the guest did not take.
+const (
+	remedyTar    = "send one whole, uncompressed tar: tar c FILES | mvmctl cp - NAME:FOLDER"
+	remedyPlace  = "see what is in its way: mvmctl exec NAME -- ls -la FOLDER; df says whether there is space"
+	remedyLeaves = "pack it with names and links that stay within the folder"
+)
+
 func newUnpacker(dir *os.Root) *unpacker { return &unpacker{dir: dir, root: os.Geteuid() == 0} }
 
 // run unpacks all of r.
@@ -49,24 +56,24 @@ func (u *unpacker) run(r io.Reader) *agentproto.Error {
 			break
 		}
 		if err != nil {
-			return agentproto.Errorf(agentproto.CodeCopy, "", "reading the tar: %v", err)
+			return agentproto.Errorf(agentproto.CodeCopy, remedyTar, "reading the tar: %v", err)
 		}
 		if err := u.entry(h, tr); err != nil {
 			if ours := (*agentproto.Error)(nil); errors.As(err, &ours) {
 				return ours
 			}
-			return agentproto.Errorf(agentproto.CodeCopy, "", "%.1000s: %v", h.Name, cause(err))
+			return agentproto.Errorf(agentproto.CodeCopy, remedyPlace, "%.1000s: %v", h.Name, cause(err))
 		}
 	}
 	// Padding may follow. A tar that was cut between two entries reads like a whole one but
 	// for its missing end mark.
 	_, _ = io.CopyN(io.Discard, tail, 1<<20)
 	if tail.zeros < tarEnd {
-		return agentproto.Errorf(agentproto.CodeCopy, "", "the tar is cut: it has no end mark")
+		return agentproto.Errorf(agentproto.CodeCopy, remedyTar, "the tar is cut: it has no end mark")
 	}
 	for _, v := range slices.Backward(u.dirs) {
 		if err := u.finishDir(v); err != nil {
-			return agentproto.Errorf(agentproto.CodeCopy, "", "%.1000s: %v", v.Name, cause(err))
+			return agentproto.Errorf(agentproto.CodeCopy, remedyPlace, "%.1000s: %v", v.Name, cause(err))
 		}
 	}
 	return nil
@@ -76,7 +83,7 @@ func (u *unpacker) run(r io.Reader) *agentproto.Error {
 func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	name := path.Clean(h.Name)
 	if !filepath.IsLocal(name) || strings.IndexByte(name, 0) >= 0 {
-		return agentproto.Errorf(agentproto.CodePath, "", "the tar's entry %.1000q would leave its folder", h.Name)
+		return agentproto.Errorf(agentproto.CodePath, remedyLeaves, "the tar's entry %.1000q would leave its folder", h.Name)
 	}
 	if name == "." {
 		return nil // the folder itself exists and stays as it is
@@ -248,7 +255,7 @@ func (u *unpacker) linkTimes(name string, t time.Time) error {
 func (u *unpacker) link(name string, h *tar.Header) error {
 	target := path.Clean(h.Linkname)
 	if !filepath.IsLocal(target) {
-		return agentproto.Errorf(agentproto.CodePath, "", "the tar's link %.500q to %.500q would leave its folder", h.Name, h.Linkname)
+		return agentproto.Errorf(agentproto.CodePath, remedyLeaves, "the tar's link %.500q to %.500q would leave its folder", h.Name, h.Linkname)
 	}
 	tmp := beside(name)
 	if err := u.dir.Link(target, tmp); err != nil {

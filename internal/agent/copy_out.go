@@ -27,6 +27,8 @@ const (
 
 var errUnsized = fmt.Errorf("it does not state its size truly and may hold more than %d MiB", maxUnsized>>20)
 
+var errEndless = errors.New("it has no end: the kernel adds to it")
+
 // whySpecial is why a file is left out that is none on a disk.
 const whySpecial = "devices, sockets and FIFOs are not copied"
 
@@ -229,8 +231,9 @@ func (p *packer) measure(f *os.File, stated int64) (head [][]byte, size int64, e
 	return head, size, nil
 }
 
-// readReady fills p from f without ever waiting for more to come: some of the kernel's files
-// have an end only when the next message does not come. ended says that there is no more now.
+// readReady fills p from f without ever waiting for more to come. ended says that there is no
+// more. Some of the kernel's files have no end: where a reader would wait for the next message,
+// that is errEndless.
 func readReady(f *os.File, p []byte) (n int, ended bool, err error) {
 	rc, err := f.SyscallConn()
 	if err != nil {
@@ -244,7 +247,7 @@ func readReady(f *os.File, p []byte) (n int, ended bool, err error) {
 			case errors.Is(err, unix.EINTR):
 				err = nil
 			case errors.Is(err, unix.EAGAIN):
-				ended, err = true, nil
+				err = errEndless
 			case err == nil:
 				n, ended = n+got, got == 0
 			}

@@ -438,7 +438,7 @@ func TestCopyOutOfTheKernelsFiles(t *testing.T) {
 			t.Errorf("%s: %d bytes, want %d", name, len(got.body), len(want))
 		}
 	}
-	for name, want := range map[string]string{"/proc/self/pagemap": "does not state its size", "/proc/kcore": "does not state its size", "/proc/sys": "makes up"} {
+	for name, want := range map[string]string{"/proc/self/pagemap": "does not state its size", "/proc/kcore": "does not state its size", "/proc/sys": "makes up", "/proc/kmsg": "it has no end"} {
 		if _, err := os.Stat(name); err != nil {
 			t.Logf("not here: %v", err)
 			continue
@@ -446,6 +446,28 @@ func TestCopyOutOfTheKernelsFiles(t *testing.T) {
 		if err := c.CopyOut(deadline(t), name, io.Discard); agentproto.CodeOf(err) != agentproto.CodeCopy || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// What is no tar, or cannot be written, is refused with what to do instead.
+func TestCopyInThatCannotBe(t *testing.T) {
+	_, c := inRoot(t)
+	for _, text := range []string{"", "junk"} {
+		_, err := c.CopyIn(deadline(t), "/", strings.NewReader(text))
+		if pe, ok := errors.AsType[*agentproto.Error](err); !ok || pe.Code != agentproto.CodeCopy || !strings.Contains(pe.Remedy, "tar c FILES") {
+			t.Errorf("%q: %#v", text, err)
+		}
+	}
+}
+
+func TestCopyInToTheKernelsFolders(t *testing.T) {
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		t.Skipf("missing: Linux's procfs: %v", err)
+	}
+	g := boot(t, func(o *agent.Options) { o.Root = "/proc" })
+	_, err := g.connect().CopyIn(deadline(t), "/", bytes.NewReader(pack(t, file("x", "x"))))
+	if pe, ok := errors.AsType[*agentproto.Error](err); !ok || !strings.Contains(pe.Message, "takes no copy") || pe.Remedy == "" {
+		t.Errorf("%#v", err)
 	}
 }
 
