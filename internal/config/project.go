@@ -1,8 +1,6 @@
 package config
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,7 +11,8 @@ import (
 // Project is what mvm.toml says of the project's machine, beside the settings: what it is made
 // from and what runs in it. Its texts are judged by whoever uses them.
 type Project struct {
-	Path string `toml:"-"` // of the file; "" when there is none
+	Path string            `toml:"-"` // of the file; "" when there is none
+	At   map[string]string `toml:"-"` // where its keys stand: "services.web.command" → "mvm.toml:3:1"
 
 	Name       string `toml:"name"`
 	Image      string `toml:"image"`      // one of these four
@@ -77,6 +76,14 @@ func projectKeys() []string {
 	}
 }
 
+// Where says where a key stands in the file, for a message about its value.
+func (p Project) Where(key string) string {
+	if at := p.At[key]; at != "" {
+		return at
+	}
+	return p.Path
+}
+
 // LoadProject reads the project's part of mvm.toml; without a file it is empty. Its errors are
 // *Error.
 func LoadProject(path string) (Project, error) {
@@ -87,51 +94,29 @@ func LoadProject(path string) (Project, error) {
 	if line := tooDeep(data); line > 0 {
 		return Project{}, &Error{Code: "config.invalid", Where: fmt.Sprintf("%s:%d:1", path, line), Message: "values nest too deep", Remedy: "remove the line"}
 	}
-	// The settings stand in the same file and are read by Load.
-	file := struct {
-		Project
-		CPUs       any `toml:"cpus"`
-		Memory     any `toml:"memory"`
-		Disk       any `toml:"disk"`
-		Hypervisor any `toml:"hypervisor"`
-		Kernel     any `toml:"kernel"`
-		Require    any `toml:"require_isolation"`
-		Timeout    any `toml:"timeout"`
-		Progress   any `toml:"progress"`
-	}{}
-	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
-	if err := dec.Decode(&file); err != nil {
-		return Project{}, projectError(path, err)
+	var tree map[string]any
+	if err := toml.Unmarshal(data, &tree); err != nil {
+		return Project{}, syntaxError(path, err)
 	}
-	p := file.Project
-	p.Path = path
+	p := Project{Path: path, At: positions(path, data)}
+	// The settings stand in the same file and are read by Load.
+	for _, k := range Keys() {
+		delete(tree, k.Name)
+	}
+	if m := judge(tree); m != nil {
+		return Project{}, m.in(p)
+	}
+	// Nothing is left that it could refuse.
+	if err := toml.Unmarshal(data, &p); err != nil {
+		return Project{}, syntaxError(path, err)
+	}
 	if s := p.Sources(); len(s) > 1 {
-		return Project{}, &Error{Code: "config.invalid", Where: path, Message: "the machine is made from one thing, and there are " + strings.Join(s, " and "), Remedy: "keep one of them"}
+		return Project{}, &Error{
+			Code: "config.invalid", Where: p.Where(s[1]), Message: "the machine is made from one thing, and there are " + strings.Join(s, " and "),
+			Remedy: "keep one of them",
+		}
 	}
 	return p, nil
-}
-
-// projectError says where the file is wrong.
-func projectError(path string, err error) *Error {
-	var unknown *toml.StrictMissingError
-	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
-		first := unknown.Errors[0]
-		line, col := first.Position()
-		key := first.Key()
-		e := &Error{
-			Code: "config.unknown_key", Where: fmt.Sprintf("%s:%d:%d", path, line, col), Err: err,
-			Message: fmt.Sprintf("unknown key %q", strings.Join(key, ".")), Remedy: "remove it; docs/mvm-toml.md lists the keys there are",
-		}
-		return e
-	}
-	e := syntaxError(path, err)
-	if de, ok := errors.AsType[*toml.DecodeError](err); ok {
-		if key := de.Key(); len(key) > 0 {
-			e.Message = fmt.Sprintf("%s: %s", strings.Join(key, "."), strings.TrimPrefix(de.Error(), "toml: "))
-			e.Remedy = "write the value as docs/mvm-toml.md shows it"
-		}
-	}
-	return e
 }
 
 func isProjectKey(name string) bool { return slices.Contains(projectKeys(), name) }
