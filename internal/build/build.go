@@ -11,16 +11,17 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/image"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/oci"
 )
 
 // Builder makes images.
 type Builder struct {
-	Images   *image.Store
-	Blobs    string   // folder of fetched layers
-	Work     string   // folder for what a build leaves on its way
-	Insecure []string // registries that are spoken to without TLS, as HOST or HOST:PORT
-	Version  string   // of this program, for the build record
-	Environ  []string // of the tools that are run
+	Images  *image.Store
+	Blobs   string   // folder of fetched layers
+	Work    string   // folder for what a build leaves on its way
+	Version string   // of this program, for the build record
+	Environ []string // of the tools that are run
 }
 
 // stopDelay is how long a tool may take to end when it is told to.
@@ -39,7 +40,14 @@ type Options struct {
 	Names    []string // of the image; empty: after its source
 	Platform string   // "linux/arm64"; "": this host's
 	Always   bool     // also when the store has it
+	Nix      NixOptions
 	Progress func(Progress)
+}
+
+// NixOptions say how a flake is evaluated.
+type NixOptions struct {
+	Inputs  map[string]string // overrides of the flake's inputs: name → flake reference
+	Offline bool              // use only what this host has
 }
 
 // Result is an image that was made, or was there.
@@ -76,6 +84,37 @@ func (b *Builder) Embedded(ctx context.Context, name string) (Result, error) {
 		return Result{}, err
 	}
 	return result(img, nil, img.Build.Created.Before(begin), begin), nil
+}
+
+// named gives an image that the store has already the names asked for.
+func (b *Builder) named(ctx context.Context, have image.Image, names []image.Name, begin time.Time) (Result, error) {
+	for _, n := range names {
+		if err := b.Images.Tag(ctx, n, have.ID); err != nil {
+			return Result{}, err
+		}
+	}
+	have, err := b.Images.Find(have.ID)
+	if err != nil {
+		return Result{}, err
+	}
+	return result(have, names, true, begin), nil
+}
+
+// platform is what the image is to run on.
+func (o Options) platform() (oci.Platform, error) {
+	if o.Platform == "" {
+		return oci.HostPlatform(), nil
+	}
+	return oci.ParsePlatform(o.Platform)
+}
+
+// guestPlatform is platform, for what itself does not say what it runs on.
+func (o Options) guestPlatform() (oci.Platform, error) {
+	p, err := o.platform()
+	if err == nil && (p.OS != "linux" || p.Variant != "" || nixSystem(p.Arch) == "") {
+		err = machine.Usagef("input.platform", "use linux/amd64 or linux/arm64", "there are no machines for %s", p)
+	}
+	return p, err
 }
 
 // step reports a step that begins and returns what reports its end.

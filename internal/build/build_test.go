@@ -7,9 +7,10 @@ import (
 	"log"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,7 +118,10 @@ func TestPull(t *testing.T) {
 	}
 	cfg = cfg.DeepCopy()
 	cfg.OS, cfg.Architecture = "linux", oci.HostPlatform().Arch
-	cfg.Config = v1.Config{Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"}, Env: []string{"A=1", "broken"}, User: "app", StopSignal: "SIGQUIT", WorkingDir: "/srv"}
+	cfg.Config = v1.Config{
+		Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"}, Env: []string{"A=1", "broken"}, User: "app", StopSignal: "SIGQUIT", WorkingDir: "/srv",
+		Labels: map[string]string{"mvmctl.ports": "0.0.0.0:22:22", "mvmctl.volumes": "/:/host"}, // mean nothing here (A038)
+	}
 	if img, err = mutate.ConfigFile(img, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +189,7 @@ func TestCheckOf(t *testing.T) {
 	}
 }
 
-func TestIsDockerfile(t *testing.T) {
+func TestFindDockerfile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for name, tt := range map[string]struct {
@@ -202,41 +206,70 @@ func TestIsDockerfile(t *testing.T) {
 		if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := IsDockerfile(path); got != tt.want {
-			t.Errorf("%s: %v", name, got)
+		if got, err := FindDockerfile(path); (got == path) != tt.want || err != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"Dockerfile", "Containerfile"} {
+		folder := t.TempDir()
+		if got, err := FindDockerfile(folder); got != "" || err != nil {
+			t.Errorf("an empty folder: %q, %v", got, err)
+		}
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := FindDockerfile(folder); got != file || err != nil {
+			t.Errorf("a folder with a %s: %q, %v", name, got, err)
 		}
 	}
 }
 
-// TestDockerfile builds with the engine that this host has. What there is without one is tested
-// by an empty PATH.
-func TestDockerfile(t *testing.T) {
-	b := newBuilder(t)
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY motd /etc/motd\nCMD [\"/bin/app\"]\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "motd"), []byte("built\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Run("no engine", func(t *testing.T) {
-		t.Setenv("PATH", t.TempDir())
-		_, err := b.Dockerfile(t.Context(), dir, Options{})
-		if machine.CodeOf(err) != "build.no_engine" {
-			t.Errorf("%v", err)
-		}
-	})
-	t.Run("with an engine", func(t *testing.T) {
-		if err := exec.CommandContext(t.Context(), "docker", "version").Run(); err != nil {
-			t.Skipf("missing: a running container engine (docker version: %v)", err)
-		}
-		r, err := b.Dockerfile(t.Context(), dir, Options{Names: []string{"built"}})
-		if err != nil {
+// A FIFO would hold whoever opens it until somebody writes.
+func TestFIFO(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"fifo", "Dockerfile"} {
+		path := filepath.Join(t.TempDir(), name)
+		if err := syscall.Mkfifo(path, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		img, err := b.Images.Find("built")
-		if err != nil || img.ID != r.ID || img.Source.Builder != image.BuilderDockerfile || !cmp.Equal(img.Content.Config.Command, []string{"/bin/app"}) {
-			t.Errorf("%+v, %v", img, err)
+		if _, err := FindDockerfile(path); machine.CodeOf(err) != "input.not_regular" {
+			t.Errorf("%s: %v", name, err)
 		}
-	})
+		if _, err := newBuilder(t).Rootfs(t.Context(), path, Options{}); machine.CodeOf(err) != "input.not_regular" {
+			t.Errorf("%s as a root file system: %v", name, err)
+		}
+	}
+}
+
+// TestPlatform: what does not say what it runs on is taken for what the user says.
+func TestPlatform(t *testing.T) {
+	t.Parallel()
+	b := newBuilder(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "motd"), []byte("hello\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for text, arch := range map[string]string{"": runtime.GOARCH, "linux/arm64": "arm64", "linux/amd64": "amd64", "aarch64": "arm64", "linux/arm64/v8": "arm64"} {
+		r, err := b.Rootfs(t.Context(), dir, Options{Platform: text})
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if img, err := b.Images.Find(r.Name); err != nil || img.Content.Arch != arch {
+			t.Errorf("%s: recorded %s, %v", text, img.Content.Arch, err)
+		}
+	}
+	for _, text := range []string{"linux/amd46", "windows/amd64", "linux", "linux/arm64/v9", "a b"} {
+		if _, err := b.Rootfs(t.Context(), dir, Options{Platform: text}); machine.CodeOf(err) != "input.platform" {
+			t.Errorf("%s, a root file system: %v", text, err)
+		}
+		if _, err := b.Flake(t.Context(), dir, "", Options{Platform: text}); machine.CodeOf(err) != "input.platform" {
+			t.Errorf("%s, a flake: %v", text, err)
+		}
+	}
+	no, err := b.nixOptions(t.Context(), dir, "", Options{Platform: "linux/arm64", Nix: NixOptions{Inputs: map[string]string{libraryInput: "x"}}})
+	if err != nil || no.System != "aarch64-linux" {
+		t.Errorf("nix is asked for %s, %v", no.System, err)
+	}
 }

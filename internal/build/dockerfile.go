@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/image"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -19,18 +21,14 @@ import (
 // Dockerfile makes an image from a Dockerfile, or from a folder with one, with the builder that
 // this host has: a container engine, or a BuildKit daemon.
 func (b *Builder) Dockerfile(ctx context.Context, path string, o Options) (Result, error) {
-	info, err := os.Stat(path)
+	j, err := jobOf(path)
 	if err != nil {
-		return Result{}, fileError(path, err)
+		return Result{}, err
 	}
-	folder, file := path, filepath.Join(path, "Dockerfile")
-	if !info.IsDir() {
-		folder, file = filepath.Dir(path), path
+	if _, err := o.platform(); err != nil {
+		return Result{}, err
 	}
-	if _, err := os.Stat(file); err != nil {
-		return Result{}, fileError(file, err)
-	}
-	t, err := b.findTool(ctx)
+	t, err := b.findTool(ctx, probeTime)
 	if err != nil {
 		return Result{}, err
 	}
@@ -42,49 +40,90 @@ func (b *Builder) Dockerfile(ctx context.Context, path string, o Options) (Resul
 		return Result{}, paths.WriteError("making a folder for the build", err)
 	}
 	defer func() { _ = os.RemoveAll(work) }()
-	done := o.step(fmt.Sprintf("building %s with %s", filepath.Base(folder), t.name))
-	ref, err := t.build(ctx, b, folder, file, work, o)
+	// The image gets a name of its own in the engine, so that it alone can be removed again: its
+	// id may be that of an image that the user has.
+	j.archive, j.tag, j.o = filepath.Join(work, "image.tar"), "localhost/mvmctl-"+filepath.Base(work), o
+	done := o.step(fmt.Sprintf("building %s with %s", filepath.Base(j.folder), t.name))
+	defer b.forget(ctx, t, j)
+	ref, err := t.build(ctx, b, j)
 	if err != nil {
 		return Result{}, err
 	}
 	done()
 	if len(o.Names) == 0 {
-		o.Names = []string{nameOf(folder)}
+		o.Names = []string{nameOf(j.folder)}
 	}
 	return b.pull(ctx, ref, path, image.BuilderDockerfile, o)
 }
 
+// job is one build of a Dockerfile.
+type job struct {
+	folder, file string
+	archive      string // file for the result
+	tag          string // name of the result in the engine
+	o            Options
+}
+
+// jobOf finds the Dockerfile that a path means. A file that was named is one, whatever is in it.
+func jobOf(path string) (job, error) {
+	file, err := FindDockerfile(path)
+	if err != nil {
+		return job{}, err
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return job{}, fileError(path, err)
+	case !info.IsDir():
+		return job{folder: filepath.Dir(path), file: path}, nil
+	case file == "":
+		return job{}, machine.Usagef("input.file", "check the path, or write one", "there is no Dockerfile in %s", path)
+	}
+	return job{folder: path, file: file}, nil
+}
+
 // tool is a program that builds Dockerfiles.
 type tool struct {
-	name  string
-	probe []string // exits 0 where the tool can build
+	name   string
+	probe  []string // exits 0 where the tool can build
+	remove []string // followed by a name: removes a result; nil: the tool keeps none
 	// build builds and returns the source that Pull takes the image from.
-	build func(ctx context.Context, b *Builder, folder, file, work string, o Options) (string, error)
+	build func(ctx context.Context, b *Builder, j job) (string, error)
 }
 
 // tools are those that we know, the first that works is used.
 func tools() []tool {
 	return []tool{
-		{"docker", []string{"docker", "version", "--format", "{{.Server.Version}}"}, buildWithEngine},
-		{"podman", []string{"podman", "version"}, buildWithPodman},
-		{"buildctl", []string{"buildctl", "debug", "workers"}, buildWithBuildKit},
+		{"docker", []string{"docker", "version", "--format", "{{.Server.Version}}"}, []string{"docker", "image", "rm"}, buildWithEngine},
+		{"podman", []string{"podman", "info"}, []string{"podman", "image", "rm"}, buildWithPodman},
+		{"buildctl", []string{"buildctl", "debug", "workers"}, nil, buildWithBuildKit},
 	}
 }
 
-func (b *Builder) findTool(ctx context.Context) (tool, error) {
+const (
+	probeTime  = 10 * time.Second // for a tool to say whether it works
+	forgetTime = 30 * time.Second // for it to remove what it made
+)
+
+// findTool finds the tool to use. A daemon that stands still counts as none after limit.
+func (b *Builder) findTool(ctx context.Context, limit time.Duration) (tool, error) {
 	var problems []string
 	for _, t := range tools() {
 		if _, err := exec.LookPath(t.probe[0]); err != nil {
 			continue
 		}
-		if _, err := b.run(ctx, Options{}, t.probe...); err != nil {
-			if ctx.Err() != nil {
-				return tool{}, ctx.Err()
-			}
-			problems = append(problems, fmt.Sprintf("%s is installed and does not work: %v", t.name, err))
-			continue
+		probe, cancel := context.WithTimeout(ctx, limit)
+		_, err := b.run(probe, Options{}, t.probe...)
+		cancel()
+		switch {
+		case err == nil:
+			return t, nil
+		case ctx.Err() != nil:
+			return tool{}, ctx.Err()
+		case errors.Is(err, context.DeadlineExceeded):
+			err = fmt.Errorf("`%s` did not answer within %s", strings.Join(t.probe, " "), limit)
 		}
-		return t, nil
+		problems = append(problems, fmt.Sprintf("%s is installed and does not work: %v", t.name, err))
 	}
 	e := machine.Errorf("build.no_engine", "install one: `apt install docker.io` (Debian, Ubuntu), `dnf install podman` (Fedora), `brew install podman` (macOS); then try again",
 		"a Dockerfile is built by Docker, Podman or BuildKit, and none of them works here")
@@ -95,50 +134,49 @@ func (b *Builder) findTool(ctx context.Context) (tool, error) {
 	return tool{}, e
 }
 
-func buildWithEngine(ctx context.Context, b *Builder, folder, file, work string, o Options) (string, error) {
-	id := filepath.Join(work, "id")
-	args := []string{"docker", "build", "--iidfile", id, "-f", file}
-	if o.Platform != "" {
-		args = append(args, "--platform", o.Platform)
+// forget removes from the user's engine what a build has left there. Where there is nothing, or
+// it cannot be removed, the image is made all the same.
+func (b *Builder) forget(ctx context.Context, t tool, j job) {
+	if t.remove == nil {
+		return
 	}
-	if _, err := b.run(ctx, o, append(args, "--", folder)...); err != nil {
-		return "", err
-	}
-	text, err := os.ReadFile(id)
-	if err != nil {
-		return "", buildFailed("docker", errors.New("it did not say what it made"), nil)
-	}
-	return "docker-daemon:" + strings.TrimSpace(string(text)), nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTime)
+	defer cancel()
+	_, _ = b.run(ctx, Options{}, append(slices.Clone(t.remove), j.tag)...)
 }
 
-func buildWithPodman(ctx context.Context, b *Builder, folder, file, work string, o Options) (string, error) {
-	id, archive := filepath.Join(work, "id"), filepath.Join(work, "image.tar")
-	args := []string{"podman", "build", "--iidfile", id, "-f", file}
-	if o.Platform != "" {
-		args = append(args, "--platform", o.Platform)
+// engineBuild is the command line that docker and podman have in common.
+func engineBuild(program string, j job) []string {
+	args := []string{program, "build", "-t", j.tag, "-f", j.file}
+	if j.o.Platform != "" {
+		args = append(args, "--platform", j.o.Platform)
 	}
-	if _, err := b.run(ctx, o, append(args, folder)...); err != nil {
-		return "", err
-	}
-	text, err := os.ReadFile(id)
-	if err != nil {
-		return "", buildFailed("podman", errors.New("it did not say what it made"), nil)
-	}
-	_, err = b.run(ctx, o, "podman", "save", "--format", "oci-archive", "-o", archive, strings.TrimSpace(string(text)))
-	return "oci-archive:" + archive, err
+	return append(args, "--", j.folder)
 }
 
-func buildWithBuildKit(ctx context.Context, b *Builder, folder, file, work string, o Options) (string, error) {
-	archive := filepath.Join(work, "image.tar")
+func buildWithEngine(ctx context.Context, b *Builder, j job) (string, error) {
+	_, err := b.run(ctx, j.o, engineBuild("docker", j)...)
+	return "docker-daemon:" + j.tag + ":latest", err
+}
+
+func buildWithPodman(ctx context.Context, b *Builder, j job) (string, error) {
+	if _, err := b.run(ctx, j.o, engineBuild("podman", j)...); err != nil {
+		return "", err
+	}
+	_, err := b.run(ctx, j.o, "podman", "save", "--format", "oci-archive", "-o", j.archive, j.tag)
+	return "oci-archive:" + j.archive, err
+}
+
+func buildWithBuildKit(ctx context.Context, b *Builder, j job) (string, error) {
 	args := []string{
-		"buildctl", "build", "--progress", "plain", "--frontend", "dockerfile.v0", "--local", "context=" + folder, "--local", "dockerfile=" + filepath.Dir(file),
-		"--opt", "filename=" + filepath.Base(file), "--output", "type=oci,dest=" + archive,
+		"buildctl", "build", "--progress", "plain", "--frontend", "dockerfile.v0", "--local", "context=" + j.folder, "--local", "dockerfile=" + filepath.Dir(j.file),
+		"--opt", "filename=" + filepath.Base(j.file), "--output", "type=oci,dest=" + j.archive,
 	}
-	if o.Platform != "" {
-		args = append(args, "--opt", "platform="+o.Platform)
+	if j.o.Platform != "" {
+		args = append(args, "--opt", "platform="+j.o.Platform)
 	}
-	_, err := b.run(ctx, o, args...)
-	return "oci-archive:" + archive, err
+	_, err := b.run(ctx, j.o, args...)
+	return "oci-archive:" + j.archive, err
 }
 
 // lastWords is how much of a tool's output is kept for an error, in bytes.
@@ -170,8 +208,10 @@ func (b *Builder) run(ctx context.Context, o Options, argv ...string) (string, e
 }
 
 func buildFailed(name string, err error, words []byte) error {
-	e := machine.Errorf("build.failed", "what it said last is below", "%s failed: %w", name, err)
-	e.Detail = strings.TrimSpace(string(words))
+	e := machine.Errorf("build.failed", "run `"+name+"` by hand to see what is wrong with it", "%s failed: %w", name, err)
+	if e.Detail = strings.TrimSpace(string(words)); e.Detail != "" {
+		e.Remedy = "correct the Dockerfile, or what else " + name + " complains of below, and build again"
+	}
 	return e
 }
 

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +18,6 @@ import (
 	"github.com/mvmctl/mvmctl/internal/layer"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/nix"
-	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
 // maxImageJSON bounds the configuration that a flake gives, in bytes.
@@ -31,29 +32,28 @@ func (b *Builder) Flake(ctx context.Context, ref, profile string, o Options) (Re
 	if err != nil {
 		return Result{}, err
 	}
+	if b.builtBefore(ref) {
+		// Evaluating says what a build would give. Nix may have deleted it since it was imported.
+		// What is wrong with the flake the build says better.
+		if r, err := nix.Evaluate(ctx, no); err == nil {
+			if res, ok, err := b.imported(ctx, r, o, begin); ok || err != nil {
+				done()
+				return res, err
+			}
+		}
+	}
 	r, err := nix.Build(ctx, no)
 	if err != nil {
 		return Result{}, err
 	}
 	done()
+	// The same guest by another reference.
+	if res, ok, err := b.imported(ctx, r, o, begin); ok || err != nil {
+		return res, err
+	}
 	names, err := o.names(nameOf(r.Name))
 	if err != nil {
 		return Result{}, err
-	}
-	digest := "nix:" + r.StoreHash
-	for _, have := range b.Images.List() {
-		if have.Source.Digest != digest {
-			continue
-		}
-		for _, n := range names {
-			if err := b.Images.Tag(ctx, n, have.ID); err != nil {
-				return Result{}, err
-			}
-		}
-		if have, err = b.Images.Find(have.ID); err != nil {
-			return Result{}, err
-		}
-		return result(have, names, true, begin), nil
 	}
 	cfg, err := readImageJSON(r.ImageJSON)
 	if err != nil {
@@ -61,7 +61,7 @@ func (b *Builder) Flake(ctx context.Context, ref, profile string, o Options) (Re
 	}
 	d := image.Draft{
 		Names: names, Arch: archOf(r.System), Config: cfg, Label: "mvm-nix",
-		Source: image.Source{Builder: image.BuilderFlake, Ref: ref, Digest: digest}, Build: image.Build{Version: b.Version},
+		Source: image.Source{Builder: image.BuilderFlake, Ref: ref, Digest: nixDigest(r)}, Build: image.Build{Version: b.Version},
 	}
 	done = o.step("writing the image")
 	img, err := b.Images.Import(ctx, d, func(w *disk.Writer) (image.Notes, error) {
@@ -77,43 +77,81 @@ func (b *Builder) Flake(ctx context.Context, ref, profile string, o Options) (Re
 	return result(img, names, false, begin), nil
 }
 
+func nixDigest(r nix.Result) string { return "nix:" + r.StoreHash }
+
+// builtBefore reports whether an image of the store was made from a flake reference.
+func (b *Builder) builtBefore(ref string) bool {
+	have, _ := b.Images.List() // a store that cannot be read is the import's error
+	return slices.ContainsFunc(have, func(i image.Image) bool {
+		return i.Source.Builder == image.BuilderFlake && i.Source.Ref == ref
+	})
+}
+
+// imported looks for the image of a guest in the store, and gives it the names asked for.
+func (b *Builder) imported(ctx context.Context, r nix.Result, o Options, begin time.Time) (Result, bool, error) {
+	images, err := b.Images.List()
+	if err != nil {
+		return Result{}, false, err
+	}
+	at := slices.IndexFunc(images, func(i image.Image) bool { return i.Source.Digest == nixDigest(r) })
+	if at < 0 {
+		return Result{}, false, nil
+	}
+	names, err := o.names(nameOf(r.Name))
+	if err != nil {
+		return Result{}, false, err
+	}
+	res, err := b.named(ctx, images[at], names, begin)
+	return res, err == nil, err
+}
+
 // templatePrefix marks a reference to one of this program's templates.
 const templatePrefix = "template:"
 
 // nixOptions prepares a flake for nix: its input "mvm", where it has one, is the library inside
 // this program, so that the two never differ and no network is needed for it.
 func (b *Builder) nixOptions(ctx context.Context, ref, profile string, o Options) (nix.Options, error) {
-	no := nix.Options{Flake: ref, Profile: profile, Progress: func(e nix.Event) {
+	no := nix.Options{Flake: ref, Profile: profile, Offline: o.Nix.Offline, Inputs: maps.Clone(o.Nix.Inputs), Progress: func(e nix.Event) {
 		if e.Text != "" && o.Progress != nil {
 			o.Progress(Progress{Step: e.Text, Current: int64(e.Bytes.Done), Total: int64(e.Bytes.Expected)})
 		}
 	}}
+	platform, err := o.guestPlatform()
+	if err != nil {
+		return no, err
+	}
+	no.System = nixSystem(platform.Arch)
 	if name, ok := strings.CutPrefix(ref, templatePrefix); ok {
-		dir := filepath.Join(b.Work, "template-"+name)
-		if err := os.RemoveAll(dir); err != nil {
-			return no, paths.WriteError("removing "+dir, err)
-		}
-		if err := paths.MakePrivate(b.Work); err != nil {
-			return no, err
-		}
-		if _, err := nix.WriteTemplate(name, dir); err != nil {
+		dir, err := nix.KeepTemplate(name, b.Work)
+		if err != nil {
 			return no, err
 		}
 		no.Flake = dir
 	}
-	m, err := nix.ReadMetadata(ctx, no)
+	if _, own := no.Inputs[libraryInput]; own {
+		return no, nil
+	}
+	lib, err := nix.WriteLibrary(b.Work)
 	if err != nil {
 		return no, err
 	}
-	if _, has := m.Inputs["mvm"]; has {
-		lib, err := nix.WriteLibrary(b.Work)
-		if err != nil {
-			return no, err
-		}
-		no.Inputs = map[string]string{"mvm": lib}
+	// Asking with the override in place needs no network for a flake that has no lock yet. Without
+	// such an input the flake is left to Nix as it is, so that its lock is written as ever.
+	with := no
+	with.Progress, with.Inputs = nil, map[string]string{libraryInput: lib}
+	maps.Copy(with.Inputs, no.Inputs)
+	m, err := nix.ReadMetadata(ctx, with)
+	if err != nil {
+		return no, err
+	}
+	if _, has := m.Inputs[libraryInput]; has {
+		no.Inputs = with.Inputs
 	}
 	return no, nil
 }
+
+// libraryInput is the name under which flakes have the library with mkGuest as an input.
+const libraryInput = "mvm"
 
 // FlakeCheck evaluates everything that a flake offers and builds its checks.
 func (b *Builder) FlakeCheck(ctx context.Context, ref string, o Options) error {
@@ -198,6 +236,17 @@ func readImageJSON(path string) (image.Config, error) {
 		return image.Config{}, invalid(err)
 	}
 	return c, nil
+}
+
+// nixSystem is Nix's name of Linux on a processor; "" when no machine has that.
+func nixSystem(arch string) string {
+	switch arch {
+	case "amd64":
+		return "x86_64-linux"
+	case "arm64":
+		return "aarch64-linux"
+	}
+	return ""
 }
 
 // archOf turns Nix's name of a system into Go's of its processor.

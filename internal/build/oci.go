@@ -10,6 +10,7 @@ import (
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/disk"
+	"github.com/mvmctl/mvmctl/internal/fault"
 	"github.com/mvmctl/mvmctl/internal/image"
 	"github.com/mvmctl/mvmctl/internal/layer"
 	"github.com/mvmctl/mvmctl/internal/oci"
@@ -33,13 +34,11 @@ func (b *Builder) pull(ctx context.Context, ref, shown, builder string, o Option
 	if err != nil {
 		return Result{}, err
 	}
-	want := oci.HostPlatform()
-	if o.Platform != "" {
-		if want, err = oci.ParsePlatform(o.Platform); err != nil {
-			return Result{}, err
-		}
+	want, err := o.platform()
+	if err != nil {
+		return Result{}, err
 	}
-	client := oci.New(oci.Options{Insecure: b.Insecure, UserAgent: "mvmctl/" + b.Version})
+	client := oci.New(oci.Options{UserAgent: "mvmctl/" + b.Version})
 	defer client.Close()
 	done := o.step("looking up " + shown)
 	img, err := client.Resolve(ctx, src, want)
@@ -48,20 +47,14 @@ func (b *Builder) pull(ctx context.Context, ref, shown, builder string, o Option
 	}
 	done()
 	if have, ok := b.have(img); ok {
-		for _, n := range names {
-			if err := b.Images.Tag(ctx, n, have.ID); err != nil {
-				return Result{}, err
-			}
-		}
-		if have, err = b.Images.Find(have.ID); err != nil {
-			return Result{}, err
-		}
-		return result(have, names, true, begin), nil
+		return b.named(ctx, have, names, begin)
 	}
 	blobs, err := oci.OpenBlobs(b.Blobs)
 	if err != nil {
 		return Result{}, err
 	}
+	defer blobs.Close()
+	fault.Point(fault.PullResolved)
 	text := "fetching " + shown
 	done = o.step(text)
 	img, err = client.Fetch(ctx, img, blobs, func(n, total int64) { o.bytes(text, n, max(total, 0)) })
@@ -69,6 +62,7 @@ func (b *Builder) pull(ctx context.Context, ref, shown, builder string, o Option
 		return Result{}, err
 	}
 	done()
+	fault.Point(fault.PullFetched)
 	d := image.Draft{
 		Names: names, Arch: img.Platform.Arch, Config: configOf(img.Config), Label: "mvm-oci",
 		Source: image.Source{Builder: builder, Ref: shown, Digest: sourceDigest(img)}, Build: image.Build{Version: b.Version},
@@ -105,7 +99,8 @@ func (b *Builder) apply(ctx context.Context, d image.Draft, img oci.Image, blobs
 // have finds an image of the store that was made from the same manifest.
 func (b *Builder) have(img oci.Image) (image.Image, bool) {
 	digest := sourceDigest(img)
-	for _, i := range b.Images.List() {
+	images, _ := b.Images.List() // a store that cannot be read is the import's error
+	for _, i := range images {
 		if digest != "" && i.Source.Digest == digest && i.Content.Arch == img.Platform.Arch {
 			return i, true
 		}

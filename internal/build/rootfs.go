@@ -1,13 +1,13 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -29,11 +29,15 @@ func (b *Builder) Rootfs(ctx context.Context, path string, o Options) (Result, e
 	if err != nil {
 		return Result{}, fileError(path, err)
 	}
-	if info.Mode()&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket) != 0 {
-		return Result{}, machine.Usagef("input.not_regular", "give a folder, a tar file or an ext4 image", "%s is neither a file nor a folder", path)
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return Result{}, notRegular(path)
+	}
+	platform, err := o.guestPlatform()
+	if err != nil {
+		return Result{}, err
 	}
 	d := image.Draft{
-		Names: names, Arch: runtime.GOARCH, Label: "mvm-rootfs",
+		Names: names, Arch: platform.Arch, Label: "mvm-rootfs",
 		Source: image.Source{Builder: image.BuilderRootfs, Ref: path}, Build: image.Build{Version: b.Version},
 	}
 	done := o.step("importing " + filepath.Base(path))
@@ -55,29 +59,22 @@ func writeRootfs(ctx context.Context, w *disk.Writer, path string, info fs.FileI
 	if info.IsDir() {
 		return layer.FromDir(ctx, w, path, layer.Options{})
 	}
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
-		return layer.Stats{}, fileError(path, err)
+		return layer.Stats{}, err
 	}
 	defer func() { _ = f.Close() }()
-	image, err := disk.Open(f, info.Size())
+	root, err := disk.Open(f, info.Size())
 	switch {
 	case err == nil:
-		return layer.FromExt4(ctx, w, image, lo)
+		return layer.FromExt4(ctx, w, root, lo)
 	case !errors.Is(err, disk.ErrNotExt4):
 		return layer.Stats{}, machine.Errorf("disk.unusable", "check it with e2fsck -fn", "%s: %w", path, err)
 	}
 	return layer.FromTar(ctx, w, layer.Layer{
 		Name: filepath.Base(path),
-		Open: func(context.Context) (io.ReadCloser, error) { return os.Open(path) },
+		Open: func(context.Context) (io.ReadCloser, error) { return openRegular(path) },
 	}, lo)
-}
-
-func fileError(path string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return machine.Usagef("input.file", "check the path", "there is no %s", path)
-	}
-	return machine.Usagef("input.file", "check the path and its permissions", "reading %s: %w", path, err)
 }
 
 // nameOf suggests an image's name for a path.
@@ -88,17 +85,5 @@ func nameOf(path string) string {
 	base, _, _ := strings.Cut(strings.ToLower(filepath.Base(path)), ".tar")
 	base, _, _ = strings.Cut(base, ".ext4")
 	base, _, _ = strings.Cut(base, ".img")
-	name := strings.Trim(strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return '-'
-	}, base), "-")
-	for strings.Contains(name, "--") {
-		name = strings.ReplaceAll(name, "--", "-")
-	}
-	if name == "" {
-		return "rootfs"
-	}
-	return name
+	return cmp.Or(machine.NameFrom(base), "rootfs")
 }
