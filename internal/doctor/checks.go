@@ -214,7 +214,7 @@ func machinesCheck(h Host) Check {
 			return warn("mvmctl down "+strings.Join(left, " "), "left behind by a supervisor that died: %s", strings.Join(left, ", "))
 		}
 		if len(unreadable) > 0 {
-			return warn("mvmctl rm --force NAME deletes one whose record is damaged; one of a later version needs that version",
+			return warn("mvmctl rm --force NAME deletes one whose record is damaged; one of a later version needs that version; what is no folder of a machine is yours to move away",
 				"%s", strings.Join(append([]string{"records that cannot be read"}, unreadable...), "\n"))
 		}
 		return ok("%d known, none left behind", len(all))

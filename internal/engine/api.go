@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/kernel"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -127,13 +128,30 @@ type Memory struct {
 
 // KernelInfo is one guest kernel for `kernel list`.
 type KernelInfo struct {
-	ID      string `json:"id"`
-	Release string `json:"release"`
-	Arch    string `json:"arch"`
-	Source  string `json:"source"`
-	Size    int64  `json:"disk_bytes"`
-	Default bool   `json:"default"`
-	InUseBy int    `json:"in_use_by"` // machines that booted it last
+	ID      string              `json:"id"`
+	Release string              `json:"release"`
+	Arch    string              `json:"arch"`
+	Source  string              `json:"source"`
+	Size    int64               `json:"disk_bytes"`
+	Modules int                 `json:"modules"` // module files that machines load; 0: everything is built in
+	Default bool                `json:"default"`
+	InUseBy []string            `json:"in_use_by"`       // machines
+	Build   *kernel.BuildRecord `json:"build,omitempty"` // of one that was built here
+}
+
+// KernelBuild says which kernel to build.
+type KernelBuild struct {
+	Arch     string // "amd64" or "arm64"; "": this host's
+	Config   string // a file of options on top of ours; "": none
+	Source   string // a folder or a tar file; "": the distribution's package
+	Jobs     int    // 0: one per processor
+	Progress func(Progress)
+}
+
+// KernelBuilt is the kernel that a build made or found.
+type KernelBuilt struct {
+	KernelInfo
+	Made bool `json:"built"` // false: the cache had it
 }
 
 // ImageInfo is one image that `up` can take.
@@ -150,7 +168,7 @@ type ImageInfo struct {
 	Cached      bool      `json:"cached"`
 	Size        int64     `json:"disk_bytes"` // really used
 	Created     time.Time `json:"created,omitzero"`
-	InUseBy     int       `json:"in_use_by"` // machines
+	InUseBy     []string  `json:"in_use_by"` // machines
 }
 
 // Backend is one driver's answer to "can you run here", for doctor.

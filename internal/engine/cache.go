@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/mvmctl/mvmctl/internal/disk"
 	"github.com/mvmctl/mvmctl/internal/flock"
+	"github.com/mvmctl/mvmctl/internal/kernel"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
 )
@@ -31,6 +33,8 @@ type cachePart struct {
 	name, dir, about string
 	entry            *regexp.Regexp // of what in it is ours and can be made again; nil: nothing
 	fresh            time.Duration  // entries younger than this may be in use by a command
+	held             time.Duration  // the same, when everything shall go; 0 where a lock says what is in use
+	lock             string         // a file in dir that is held while anything in it is in use; "": none
 }
 
 // cacheParts are the folders of the cache that this program fills.
@@ -39,9 +43,10 @@ func cacheParts() []cachePart {
 		{name: "images", dir: "images", about: "root file systems; `mvmctl image prune`"},
 		{name: "layers", dir: "blobs/sha256", about: "what was fetched of container images", entry: regexp.MustCompile(`^[0-9a-f]{64}(\.partial)?$|^spool-`), fresh: 24 * time.Hour},
 		{name: "kernels", dir: "kernels", about: "guest kernels"},
-		{name: "initramfs", dir: "initrd", about: "agent and modules for one kernel", entry: regexp.MustCompile(`^[0-9a-f]{16,64}\.(cpio|img)(\.gz|\.zst)?$`), fresh: time.Hour},
-		{name: "agents", dir: "agents", about: "guest agents, unpacked", entry: regexp.MustCompile(`^[0-9a-f]{64}$`), fresh: time.Hour},
-		{name: "work", dir: "work", about: "what builds leave on their way", entry: regexp.MustCompile(`^(dockerfile|flake)-[0-9]+$`), fresh: 24 * time.Hour},
+		{name: "kernel builds", dir: kernel.WorkDir, about: "kernel sources, and builds that were interrupted", entry: regexp.MustCompile(`^((source|build)-[0-9a-f]{16}|\.unpack-[0-9]+)$`), fresh: 24 * time.Hour, lock: kernel.WorkLock},
+		{name: "initramfs", dir: "initrd", about: "agent and modules for one kernel", entry: regexp.MustCompile(`^[0-9a-f]{16,64}\.(cpio|img)(\.gz|\.zst)?$`), fresh: time.Hour, held: 10 * time.Minute},
+		{name: "agents", dir: "agents", about: "guest agents, unpacked", entry: regexp.MustCompile(`^[0-9a-f]{64}$`), fresh: time.Hour, held: 10 * time.Minute},
+		{name: "work", dir: "work", about: "what builds leave on their way", entry: regexp.MustCompile(`^(dockerfile-[0-9]+|(flake|template-[a-z]+)-[0-9a-f]{16}|\.flake-[0-9]+)$`), fresh: 24 * time.Hour, held: 24 * time.Hour},
 	}
 }
 
@@ -79,10 +84,14 @@ func (p cachePart) counts(d fs.DirEntry) bool {
 
 // CachePrune removes what can be made or fetched again and nothing uses: images without a name,
 // layers of finished imports, initramfs and agents of other versions, leftovers of killed
-// builds. With all, images with a name go too, and how young a thing is does not matter. With
-// dryRun it only says what would go.
+// builds. With all, images with a name go too where they can be had again, and how young a thing
+// is does not matter. With dryRun it only says what would go.
 func (e *Engine) CachePrune(ctx context.Context, all, dryRun bool) ([]CacheUse, error) {
-	pruned, err := e.PruneImages(ctx, all, dryRun)
+	which := PruneUnnamed
+	if all {
+		which = PruneAgain
+	}
+	pruned, err := e.PruneImages(ctx, which, dryRun)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +106,14 @@ func (e *Engine) CachePrune(ctx context.Context, all, dryRun bool) ([]CacheUse, 
 	for _, p := range cacheParts() {
 		if p.entry == nil {
 			continue
+		}
+		if p.name == "layers" {
+			layers, release, err := e.LayersInUse(ctx)
+			if err != nil {
+				return out, err
+			}
+			defer release()
+			maps.Copy(used, layers)
 		}
 		u, err := p.prune(ctx, filepath.Join(e.Paths.Cache, p.dir), used, all, dryRun)
 		if err != nil {
@@ -116,32 +133,48 @@ func (p cachePart) prune(ctx context.Context, dir string, used map[string]bool, 
 	if err != nil {
 		return u, machine.Errorf("state.unreadable", "make it readable, or delete it: it is filled again", "reading the cache: %w", err)
 	}
+	if p.lock != "" {
+		free, err := flock.TryLock(filepath.Join(dir, p.lock))
+		if err != nil || free == nil {
+			return u, nil //nolint:nilerr // what cannot be locked stays
+		}
+		defer free()
+	}
 	for _, d := range entries {
 		path := filepath.Join(dir, d.Name())
 		info, err := d.Info()
 		if err != nil || !p.entry.MatchString(d.Name()) || used[path] || ctx.Err() != nil {
 			continue
 		}
-		if !all && time.Since(info.ModTime()) < p.fresh {
+		young := p.fresh
+		if all {
+			young = p.held
+		}
+		if time.Since(info.ModTime()) < young {
 			continue
 		}
-		if !d.IsDir() {
-			free, err := flock.TryLock(path) // a download under way holds its file
-			if err != nil || free == nil {
-				continue
-			}
-			free()
-		}
-		u.Count++
-		u.Bytes += disk.UsedBelow(path)
-		if dryRun {
-			continue
-		}
-		if err := os.RemoveAll(path); err != nil {
-			return u, paths.WriteError("removing "+path, err)
+		if err := u.drop(path, d.IsDir(), dryRun); err != nil {
+			return u, err
 		}
 	}
 	return u, ctx.Err()
+}
+
+// drop counts and removes one entry, unless somebody writes it: who does holds the file.
+func (u *CacheUse) drop(path string, isDir, dryRun bool) error {
+	if !isDir {
+		free, err := flock.TryLock(path)
+		if err != nil || free == nil {
+			return nil //nolint:nilerr // what cannot be locked stays
+		}
+		defer free()
+	}
+	u.Count++
+	u.Bytes += disk.UsedBelow(path)
+	if dryRun {
+		return nil
+	}
+	return paths.WriteError("removing "+path, os.RemoveAll(path))
 }
 
 // bootFiles are the cached files that machines were last started with.

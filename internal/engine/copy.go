@@ -73,7 +73,7 @@ func (e *Engine) agentOf(ctx context.Context, name string) (*agentclient.Client,
 	if err != nil {
 		return nil, nil, err
 	}
-	return agentclient.NewClient(c.Agent()), c.Close, nil
+	return attended(c.Agent(), name), c.Close, nil
 }
 
 // receive hands the tar of a guest's path to read. An error of the guest's comes after the
@@ -255,6 +255,7 @@ type target struct {
 	base       string // name that the copy gets there; "." spreads what is in it; "" keeps its name
 	onlyFolder bool   // the copy must be a folder …
 	onlyFile   bool   // … or must not be one
+	nameless   bool   // the copy is a guest's whole root: its entries have no first element to replace
 }
 
 // localTarget says where a copy to dst goes; its base is "" when dst is a folder.

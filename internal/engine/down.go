@@ -87,15 +87,34 @@ func (e *Engine) stopAlive(ctx context.Context, rec machine.Record, o DownOption
 		if err = e.Locks.WaitDead(dead, rec.Name); err == nil {
 			return nil
 		}
+		err = inWords(err, fmt.Sprintf("its supervisor was asked, and has not ended within %s", wait))
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if !o.Force {
+		err = inWords(err, "its supervisor does not answer")
 		return machine.Errorf("supervisor.hung", fmt.Sprintf("mvmctl down --force %s", rec.Name), "machine %q did not stop: %w", rec.Name, err)
 	}
 	return e.killByIdentity(ctx, rec)
 }
+
+// inWords is err with words for people in place of "context deadline exceeded".
+func inWords(err error, words string) error {
+	if _, said := errors.AsType[*late](err); said || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &late{words: words, err: err}
+}
+
+// late is a deadline that ran out.
+type late struct {
+	words string
+	err   error
+}
+
+func (l *late) Error() string { return l.words }
+func (l *late) Unwrap() error { return l.err }
 
 func (e *Engine) askToStop(ctx context.Context, rec machine.Record, grace time.Duration, force bool) error {
 	ctx, cancel := context.WithTimeout(ctx, killTime)
@@ -122,12 +141,21 @@ func (e *Engine) askToStop(ctx context.Context, rec machine.Record, grace time.D
 
 // killByIdentity ends supervisor and VMM of a machine that does not answer.
 func (e *Engine) killByIdentity(ctx context.Context, rec machine.Record) error {
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
 	st := e.Records.Status(rec.Name)
+	if st == nil || st.Generation < rec.Generation {
+		// A command that was killed may have started a supervisor this very moment, which has
+		// not said its name yet.
+		if now, err := e.awaitStatus(ctx, rec, func(machine.Status) bool { return true }); err == nil {
+			if st = now; st == nil {
+				return nil // it ended by itself
+			}
+		}
+	}
 	if st == nil {
 		return machine.Errorf("supervisor.hung", "look for its process with `ps`, end it, then try again", "machine %q does not answer and left no status", rec.Name)
 	}
-	ctx, cancel := context.WithTimeout(ctx, killTime)
-	defer cancel()
 	for _, p := range []machine.Process{st.Supervisor, st.VMM} {
 		if err := process.Kill(ctx, p); err != nil && !errors.Is(err, process.ErrGone) {
 			return err

@@ -83,8 +83,9 @@ type Parts struct {
 	KernelStore *kernel.Store
 	ImageStore  *image.Store
 	VolumeStore *volume.Store
-	Agent       func(ctx context.Context) (path, digest string, err error) // the guest agent's binary
-	Build       string                                                     // version of this program
+	LayersInUse func(ctx context.Context) (files map[string]bool, release func(), err error) // by imports under way
+	Agent       func(ctx context.Context) (path, digest string, err error)                   // the guest agent's binary
+	Build       string                                                                       // version of this program
 	Log         *slog.Logger
 }
 

@@ -64,7 +64,7 @@ func (e *Engine) stream(ctx context.Context, name string, run runFunc, s Streams
 	defer close(stop)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	client := agentclient.NewClient(ctl.Agent())
+	client := attended(ctl.Agent(), name)
 	exit, err := run(ctx, client, agentclient.Streams{
 		Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Resize: resizes(s.Resize, stop), Signals: signals(ctx, s.Signals, client, cancel),
 	})

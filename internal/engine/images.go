@@ -20,12 +20,16 @@ func (e *Engine) Images(context.Context) ([]ImageInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	have, err := e.ImageStore.List()
+	if err != nil {
+		return nil, err
+	}
 	var out []ImageInfo
 	embedded := image.Embedded()
-	for _, i := range e.ImageStore.List() {
+	for _, i := range have {
 		info := ImageInfo{
 			Name: i.Name(), ID: i.ID, Builder: i.Source.Builder, Source: i.Source.Ref, Arch: i.Content.Arch, Cached: true,
-			Size: i.Used(), Created: i.Build.Created, InUseBy: len(users(i.ID)),
+			Size: i.Used(), Created: i.Build.Created, InUseBy: users(i.ID),
 		}
 		for _, n := range i.Names {
 			info.Names = append(info.Names, n.String())
@@ -37,7 +41,7 @@ func (e *Engine) Images(context.Context) ([]ImageInfo, error) {
 		out = append(out, info)
 	}
 	for name, text := range embedded {
-		out = append(out, ImageInfo{Name: name, Names: []string{name}, Description: text, Builder: image.BuilderEmbedded})
+		out = append(out, ImageInfo{Name: name, Names: []string{name}, Description: text, Builder: image.BuilderEmbedded, InUseBy: []string{}})
 	}
 	slices.SortFunc(out, func(a, b ImageInfo) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
@@ -80,11 +84,7 @@ func (e *Engine) TagImage(ctx context.Context, source, name string) error {
 
 // RemoveImage takes a name away, and with its last name the image.
 func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) error {
-	users, err := e.imageUsers()
-	if err != nil {
-		return err
-	}
-	_, err = e.ImageStore.Remove(ctx, name, users, force)
+	_, err := e.ImageStore.Remove(ctx, name, e.imageUsers, force)
 	return err
 }
 
@@ -95,13 +95,28 @@ type PrunedImages struct {
 	Bytes     int64    `json:"bytes"`
 }
 
-// PruneImages removes images without a name that no machine uses, with all also those with one.
-func (e *Engine) PruneImages(ctx context.Context, all, dryRun bool) (PrunedImages, error) {
-	users, err := e.imageUsers()
-	if err != nil {
-		return PrunedImages{}, err
+// Prune says which images with a name PruneImages takes, beside those without.
+type Prune int
+
+// What goes.
+const (
+	PruneUnnamed Prune = iota
+	PruneAgain         // and those that can be fetched or built again from what is written in them
+	PruneAll
+)
+
+// takes reports whether an image with a name goes.
+func (p Prune) takes(i image.Image) bool {
+	switch i.Source.Builder {
+	case image.BuilderEmbedded, image.BuilderOCI, image.BuilderFlake:
+		return p >= PruneAgain
 	}
-	p, err := e.ImageStore.Prune(ctx, users, all, dryRun)
+	return p == PruneAll // a committed machine, or a folder or Dockerfile that may be gone by now
+}
+
+// PruneImages removes images that no machine uses.
+func (e *Engine) PruneImages(ctx context.Context, which Prune, dryRun bool) (PrunedImages, error) {
+	p, err := e.ImageStore.Prune(ctx, e.imageUsers, which.takes, dryRun)
 	out := PrunedImages{Images: []string{}, Leftovers: p.Leftovers, Bytes: p.Bytes}
 	for _, img := range p.Images {
 		out.Images = append(out.Images, img.Name())
@@ -114,7 +129,10 @@ func (e *Engine) PruneImages(ctx context.Context, all, dryRun bool) (PrunedImage
 func (e *Engine) VerifyImages(ctx context.Context, names []string, each func(ImageInfo, error)) error {
 	var ids []string
 	if len(names) == 0 {
-		ids = e.ImageStore.IDs()
+		var err error
+		if ids, err = e.ImageStore.IDs(); err != nil {
+			return err
+		}
 	}
 	for _, n := range names {
 		img, err := e.ImageStore.Find(n)
@@ -143,7 +161,7 @@ func (e *Engine) VerifyImages(ctx context.Context, names []string, each func(Ima
 
 // imageUsers returns which machines were made from an image. One whose record cannot be read
 // may be of any image.
-func (e *Engine) imageUsers() (image.InUse, error) {
+func (e *Engine) imageUsers() (func(id string) []string, error) {
 	recs, unknown, err := e.records()
 	if err != nil {
 		return nil, err
@@ -152,7 +170,7 @@ func (e *Engine) imageUsers() (image.InUse, error) {
 	for _, rec := range recs {
 		users[rec.ImageID] = append(users[rec.ImageID], rec.Name)
 	}
-	return func(id string) []string { return slices.Concat(users[id], unknown) }, nil
+	return func(id string) []string { return append(slices.Concat([]string{}, users[id]), unknown...) }, nil
 }
 
 // records returns all machines' records, and the names of those that cannot be read.
@@ -166,7 +184,7 @@ func (e *Engine) records() (recs []machine.Record, unknown []string, err error) 
 		switch {
 		case err == nil:
 			recs = append(recs, rec)
-		case machine.CodeOf(err) != "machine.not_found" && machine.CodeOf(err) != "state.incomplete":
+		case machine.CodeOf(err) != "machine.not_found" && machine.CodeOf(err) != "state.incomplete" && machine.CodeOf(err) != "env.ownership": // the last is no machine
 			unknown = append(unknown, name)
 		}
 	}

@@ -45,6 +45,7 @@ func (e *Engine) List(ctx context.Context) ([]machine.View, error) {
 		})
 	}
 	wg.Wait()
+	e.askRunning(ctx, views)
 	// A machine that was removed while we looked has no name.
 	return slices.DeleteFunc(views, func(v machine.View) bool { return v.Name == "" }), nil
 }
@@ -96,8 +97,12 @@ func (e *Engine) view(ctx context.Context, name string, rec machine.Record, err 
 	return v
 }
 
-// askTime is how long a supervisor may take to say what it is doing.
-const askTime = time.Second
+const (
+	// askTime is how long a supervisor, or the agent behind it, may take to say what it is doing.
+	askTime = time.Second
+	// maxAsked is how many machines are asked at a time.
+	maxAsked = 64
+)
 
 // askStatus asks a living supervisor for the status that its file does not tell: it has not been
 // written yet, and then there is nobody to answer, or it is damaged. nil when there is no answer.
@@ -114,6 +119,50 @@ func (e *Engine) askStatus(ctx context.Context, rec machine.Record) *machine.Sta
 		return nil
 	}
 	return &st
+}
+
+// askRunning asks the machines that their status calls running whether they are: a guest that
+// stands still cannot say so, and neither can a supervisor that was stopped. All are asked at the
+// same time and have the same moment for an answer.
+func (e *Engine) askRunning(ctx context.Context, views []machine.View) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxAsked)
+	for i := range views {
+		v := &views[i]
+		if v.State != machine.StateRunning || v.Problem != "" {
+			continue
+		}
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			v.Problem = e.silence(ctx, v.Record)
+		})
+	}
+	wg.Wait()
+}
+
+// silence says who of a running machine does not answer, or "".
+func (e *Engine) silence(ctx context.Context, rec machine.Record) string {
+	c, err := e.Supervisors.Connect(ctx, e.places(rec).Control())
+	if err != nil {
+		return "" // on its way out: its lock and status say so next time
+	}
+	defer c.Close()
+	answered := make(chan bool, 1)
+	go func() {
+		_, err := c.Status(ctx)
+		answered <- err == nil
+	}()
+	_, err = agentclient.NewClient(c.Agent()).Status(ctx)
+	switch {
+	case !<-answered && ctx.Err() != nil:
+		return "its supervisor does not answer; mvmctl down --force " + rec.Name + " ends it"
+	case err != nil && ctx.Err() != nil:
+		return "its agent does not answer: the guest stands still, or is very busy"
+	}
+	return ""
 }
 
 // Inspect returns everything known about one machine.

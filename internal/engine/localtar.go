@@ -231,6 +231,9 @@ func unpackLocal(r io.Reader, to target) (CopyResult, error) {
 		if folder := h.Typeflag == tar.TypeDir; first && (to.onlyFile && folder || to.onlyFolder && !folder) {
 			return res, to.mismatch()
 		}
+		if first {
+			to.nameless = path.Clean("/"+h.Name) == "/"
+		}
 		h.Name = to.rename(h.Name)
 		h.Linkname = to.linked(h)
 		if h.Name == "" || h.Name == "." {
@@ -265,7 +268,10 @@ func (to target) mismatch() error {
 // rename is the name that an entry gets on this host.
 func (to target) rename(name string) string {
 	name = path.Clean("/" + name)[1:]
-	if to.base != "" {
+	switch {
+	case to.base != "" && to.nameless:
+		name = path.Join(to.base, name)
+	case to.base != "":
 		_, rest, _ := strings.Cut(name, "/")
 		name = path.Join(to.base, rest)
 	}

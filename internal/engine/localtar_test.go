@@ -300,3 +300,34 @@ func TestLocalDestinations(t *testing.T) {
 		}
 	}
 }
+
+// A guest's whole root has no name: what is in it goes into the destination as it is.
+func TestUnpackAWholeRoot(t *testing.T) {
+	for _, base := range []string{"new", "."} {
+		dst := t.TempDir()
+		var buf bytes.Buffer
+		tw := tar.NewWriter(&buf)
+		for _, h := range []tar.Header{
+			{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755},
+			{Name: "bin", Typeflag: tar.TypeSymlink, Linkname: "usr/bin"},
+			{Name: "usr/", Typeflag: tar.TypeDir, Mode: 0o755},
+			{Name: "usr/file", Typeflag: tar.TypeReg, Mode: 0o644},
+			{Name: "hard", Typeflag: tar.TypeLink, Linkname: "usr/file"},
+		} {
+			if err := tw.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tw.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unpackLocal(&buf, target{dir: dst, base: base, onlyFolder: true}); err != nil {
+			t.Fatalf("%s: %v", base, err)
+		}
+		for _, name := range []string{"bin", "usr/file", "hard"} {
+			if _, err := os.Lstat(filepath.Join(dst, base, name)); err != nil {
+				t.Errorf("%s: %v", base, err)
+			}
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/mvmctl/mvmctl/internal/agentclient"
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
@@ -81,5 +80,5 @@ func (e *Engine) Diff(ctx context.Context, name string, emit func(agentproto.Cha
 		return err
 	}
 	defer c.Close()
-	return guestError(agentclient.NewClient(c.Agent()).Diff(ctx, emit))
+	return guestError(attended(c.Agent(), name).Diff(ctx, emit))
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -46,7 +47,7 @@ func (e *Engine) prepareAssets(ctx context.Context, rec machine.Record, caps dri
 	if !caps.NeedsKernel {
 		return a, nil
 	}
-	k, err := e.findKernel(ctx, orElse(rec.Spec.Kernel, a.image.Content.Config.Kernel), progress)
+	k, err := e.findKernel(ctx, cmp.Or(rec.Spec.Kernel, a.image.Content.Config.Kernel), progress)
 	if err != nil {
 		return assets{}, err
 	}
@@ -181,7 +182,7 @@ func guestConfig(rec machine.Record, img image.Image, k keys) agentproto.Config 
 	}
 	maps.Copy(c.Env, have.Env)
 	maps.Copy(c.Env, spec.Env)
-	c.Hostname = orElse(have.Hostname, rec.Name)
+	c.Hostname = cmp.Or(have.Hostname, rec.Name)
 	c.Users = have.Users
 	c.Services, c.Checks = servicesOf(have, spec)
 	if spec.Init != "" {
@@ -191,7 +192,7 @@ func guestConfig(rec machine.Record, img image.Image, k keys) agentproto.Config 
 		}
 	} else if command := have.Args(spec.Command); len(command) > 0 {
 		c.Main = &agentproto.Main{
-			Process: agentproto.Process{Args: command, Dir: orElse(spec.Dir, have.Dir), User: orElse(spec.User, have.User)},
+			Process: agentproto.Process{Args: command, Dir: cmp.Or(spec.Dir, have.Dir), User: cmp.Or(spec.User, have.User)},
 			Attach:  spec.Attach, TTY: spec.TTY, StopSignal: have.StopSignal,
 		}
 	}

@@ -9,15 +9,33 @@ import (
 )
 
 // waitReady returns once a machine that somebody else's command is starting runs, or with the
-// reason why it does not. The supervisor's status file is watched, not polled.
+// reason why it does not.
 func (e *Engine) waitReady(ctx context.Context, rec machine.Record) (machine.Status, error) {
+	st, err := e.awaitStatus(ctx, rec, func(st machine.Status) bool { return st.State == machine.StateRunning })
+	switch {
+	case err == nil && st != nil:
+		return *st, nil
+	case err == nil:
+		if st := e.Records.Status(rec.Name); st != nil && st.Failure != nil {
+			return *st, st.Failure.Err()
+		}
+		return machine.Status{}, machine.Errorf("machine.not_running", "mvmctl up --name "+rec.Name+" -d starts it", "machine %q ended while it was starting", rec.Name)
+	case ctx.Err() != nil:
+		return machine.Status{}, ctx.Err()
+	}
+	return machine.Status{}, machine.Errorf("machine.starting", "wait until `mvmctl ls` shows it running", "watching machine %q: %w", rec.Name, err)
+}
+
+// awaitStatus returns the first status of this boot that will do, or nil when the supervisor has
+// ended without one. The supervisor's status file is watched, not polled.
+func (e *Engine) awaitStatus(ctx context.Context, rec machine.Record, enough func(machine.Status) bool) (*machine.Status, error) {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
-		return machine.Status{}, machine.Errorf("machine.starting", "wait until `mvmctl ls` shows it running", "watching machine %q: %w", rec.Name, err)
+		return nil, err
 	}
 	defer func() { _ = w.Close() }()
 	if err := w.Add(e.places(rec).Dir); err != nil {
-		return machine.Status{}, machine.Errorf("machine.starting", "wait until `mvmctl ls` shows it running", "watching machine %q: %w", rec.Name, err)
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -28,21 +46,17 @@ func (e *Engine) waitReady(ctx context.Context, rec machine.Record) (machine.Sta
 		}
 	}()
 	for {
-		st := e.Records.Status(rec.Name)
-		if st != nil && st.Generation == rec.Generation && st.State == machine.StateRunning {
-			return *st, nil
+		if st := e.Records.Status(rec.Name); st != nil && st.Generation == rec.Generation && enough(*st) {
+			return st, nil
 		}
 		select {
 		case <-ctx.Done():
-			return machine.Status{}, ctx.Err()
+			return nil, ctx.Err()
 		case <-ended:
-			if st := e.Records.Status(rec.Name); st != nil && st.Failure != nil {
-				return *st, st.Failure.Err()
-			}
-			return machine.Status{}, machine.Errorf("machine.not_running", "mvmctl up --name "+rec.Name+" -d starts it", "machine %q ended while it was starting", rec.Name)
+			return nil, nil
 		case <-w.Events:
 		case err := <-w.Errors:
-			return machine.Status{}, machine.Errorf("machine.starting", "wait until `mvmctl ls` shows it running", "watching machine %q: %w", rec.Name, err)
+			return nil, err
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -58,15 +59,15 @@ func saidOver(have, said machine.Spec, unseal bool) machine.Spec {
 	out := have
 	out.Attach, out.TTY = said.Attach, said.TTY
 	out.Sealed = said.Sealed || have.Sealed && !unseal
-	out.CPUs = orElse(said.CPUs, have.CPUs)
-	out.Memory = orElse(said.Memory, have.Memory)
-	out.Timeout = orElse(said.Timeout, have.Timeout)
-	out.Driver = orElse(said.Driver, have.Driver)
-	out.Kernel = orElse(said.Kernel, have.Kernel)
-	out.Require = orElse(said.Require, have.Require)
-	out.Dir = orElse(said.Dir, have.Dir)
-	out.User = orElse(said.User, have.User)
-	out.Init = orElse(said.Init, have.Init)
+	out.CPUs = cmp.Or(said.CPUs, have.CPUs)
+	out.Memory = cmp.Or(said.Memory, have.Memory)
+	out.Timeout = cmp.Or(said.Timeout, have.Timeout)
+	out.Driver = cmp.Or(said.Driver, have.Driver)
+	out.Kernel = cmp.Or(said.Kernel, have.Kernel)
+	out.Require = cmp.Or(said.Require, have.Require)
+	out.Dir = cmp.Or(said.Dir, have.Dir)
+	out.User = cmp.Or(said.User, have.User)
+	out.Init = cmp.Or(said.Init, have.Init)
 	if len(said.Command) > 0 {
 		out.Command, out.Init = said.Command, ""
 	}
@@ -94,14 +95,6 @@ func union(have, said map[string]string) map[string]string {
 	}
 	maps.Copy(all, said)
 	return all
-}
-
-func orElse[T comparable](a, b T) T {
-	var zero T
-	if a != zero {
-		return a
-	}
-	return b
 }
 
 // existing loads a record in the caller's lock. What a killed command half made or half removed

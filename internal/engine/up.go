@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
@@ -145,7 +147,9 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 		return UpResult{}, err
 	}
 	e.noticeNewer(*rec, o)
-	rec.ImageID, rec.KernelID = a.image.ID, a.kernel.ID
+	if err := e.remember(rec, a); err != nil {
+		return UpResult{}, err
+	}
 	if rec.Spec.Init == "" && len(a.image.Content.Config.Args(rec.Spec.Command)) == 0 {
 		rec.Spec.Attach, rec.Spec.TTY = false, false // there is no program to attach to
 	}
@@ -153,6 +157,22 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 	watch.lap("assets")
 
 	return e.launch(ctx, rec, a, caps, watch, o)
+}
+
+// remember writes down what the machine is made from before anything is made: from then on that
+// image is in use, and nobody removes it. Somebody may have done so just before.
+func (e *Engine) remember(rec *machine.Record, a assets) error {
+	if rec.ImageID == a.image.ID && rec.KernelID == a.kernel.ID {
+		return nil
+	}
+	rec.ImageID, rec.KernelID = a.image.ID, a.kernel.ID
+	if err := e.Records.Save(*rec); err != nil {
+		return err
+	}
+	if _, err := os.Stat(a.image.Path); errors.Is(err, fs.ErrNotExist) {
+		return machine.Errorf("image.gone", "run the command again", "the image %s was removed at this moment", rec.Spec.Image)
+	}
+	return nil
 }
 
 // noticeNewer says that a machine stays on the image that it was made from, when its name means
@@ -204,6 +224,7 @@ func (e *Engine) launch(ctx context.Context, rec *machine.Record, a assets, caps
 	if err != nil {
 		return UpResult{}, err
 	}
+	e.forgetSecrets(*rec)
 	fault.Point(fault.UpReported)
 	rec.Intent, rec.Phases = machine.IntentNone, watch.phases
 	if err := e.Records.Save(*rec); err != nil {

@@ -21,6 +21,9 @@ type VolumeInfo = volume.Info
 // attachVolumes makes the machine's volumes ready and returns their disks with what the guest
 // has to know of each.
 func (e *Engine) attachVolumes(ctx context.Context, rec machine.Record) ([]machine.Disk, []agentproto.Mount, error) {
+	if err := e.checkVolumesFree(rec); err != nil {
+		return nil, nil, err
+	}
 	var disks []machine.Disk
 	var mounts []agentproto.Mount
 	for i, v := range rec.Spec.Volumes {
@@ -31,8 +34,13 @@ func (e *Engine) attachVolumes(ctx context.Context, rec machine.Record) ([]machi
 		case machine.VolumeData:
 			m.Keep = true
 			d.Path, err = e.VolumeStore.Ensure(ctx, v.Source, v.Size)
+		case machine.VolumeSecret:
+			m.Memory = true
+			d.Path = e.places(rec).Secret(i)
+			if err = e.places(rec).MakeRuntime(); err == nil {
+				m.Entry, err = copyIn(ctx, v.Source, d.Path)
+			}
 		default:
-			m.Memory = v.Kind == machine.VolumeSecret
 			d.Path = e.places(rec).Volume(i)
 			m.Entry, err = copyIn(ctx, v.Source, d.Path)
 		}
@@ -42,6 +50,50 @@ func (e *Engine) attachVolumes(ctx context.Context, rec machine.Record) ([]machi
 		disks, mounts = append(disks, d), append(mounts, m)
 	}
 	return disks, mounts, nil
+}
+
+// checkVolumesFree refuses a start with a data volume that another running machine has, unless
+// both only read it. The VMM's lock on the file says the same of two that start at a time, in
+// words that name nobody.
+func (e *Engine) checkVolumesFree(rec machine.Record) error {
+	wanted := map[string]machine.Volume{}
+	for _, v := range rec.Spec.Volumes {
+		if v.Kind == machine.VolumeData {
+			wanted[v.Source] = v
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	recs, _, err := e.records()
+	if err != nil {
+		return err
+	}
+	for _, other := range recs {
+		if other.Name == rec.Name || !e.Locks.Alive(other.Name) {
+			continue
+		}
+		for _, v := range other.Spec.Volumes {
+			want, shared := wanted[v.Source]
+			if v.Kind == machine.VolumeData && shared && !(v.ReadOnly && want.ReadOnly) {
+				return machine.Errorf("volume.in_use", "stop it first: mvmctl down "+other.Name, "machine %q runs and has volume %q attached, and only one machine at a time can have a volume that is written", other.Name, v.Source)
+			}
+		}
+	}
+	return nil
+}
+
+// forgetSecrets deletes the drives of a machine's secrets. The guest is up and has them in its
+// memory.
+func (e *Engine) forgetSecrets(rec machine.Record) {
+	for i, v := range rec.Spec.Volumes {
+		if v.Kind != machine.VolumeSecret {
+			continue
+		}
+		if err := os.Remove(e.places(rec).Secret(i)); err != nil {
+			e.Log.Warn("removing the copy of a secret", "machine", rec.Name, "error", err)
+		}
+	}
 }
 
 // Bounds of what is copied into a machine at each start.
@@ -58,7 +110,9 @@ func copyIn(ctx context.Context, source, drive string) (entry string, err error)
 	if err != nil {
 		return "", machine.Usagef("input.volume", "check the path and its permissions", "what was to be copied in cannot be read: %w", err)
 	}
-	switch {
+	switch fs := madeUp(source); {
+	case fs != "":
+		return "", machine.Usagef("input.volume", "copy what you need of it into a folder, and give that", "%s cannot be copied into a machine: it is on %s, whose files the kernel makes up", source, fs)
 	case info.IsDir():
 		err = disk.CreateFile(drive, disk.Options{Label: "mvm-volume"}, func(w *disk.Writer) error {
 			limits := layer.DefaultLimits()
@@ -87,7 +141,10 @@ func (e *Engine) Volumes(context.Context) ([]VolumeInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := e.VolumeStore.List()
+	list, err := e.VolumeStore.List()
+	if err != nil {
+		return nil, err
+	}
 	for i := range list {
 		list[i].InUseBy = users(list[i].Name)
 	}
@@ -117,14 +174,21 @@ func (e *Engine) CreateVolume(ctx context.Context, name string, size int64) erro
 
 // RemoveVolume deletes a data volume that no machine has attached.
 func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
-	users, err := e.volumeUsers()
-	if err != nil {
-		return err
-	}
-	if by := users(name); len(by) > 0 {
-		return machine.Errorf("volume.in_use", "delete the machines first: mvmctl rm "+strings.Join(by, " "), "volume %q is attached to %s", name, strings.Join(by, ", "))
-	}
-	return e.VolumeStore.Remove(ctx, name)
+	return e.VolumeStore.Remove(ctx, name, func() error {
+		users, err := e.volumeUsers()
+		if err != nil {
+			return err
+		}
+		by := users(name)
+		if len(by) == 0 {
+			return nil
+		}
+		remove := "mvmctl rm "
+		if slices.ContainsFunc(by, e.Locks.Alive) {
+			remove = "mvmctl rm --force "
+		}
+		return machine.Errorf("volume.in_use", "delete the machines first: "+remove+strings.Join(by, " "), "volume %q is attached to %s", name, strings.Join(by, ", "))
+	})
 }
 
 // volumeUsers returns which machines have a volume attached. One whose record cannot be read

@@ -20,6 +20,15 @@ func CheckName(name string) error {
 		"%q is not a machine name", clip(name))
 }
 
+// CheckVolumeName validates a data volume's name, which follows the same rules.
+func CheckVolumeName(name string) error {
+	if ok := validName(name); ok {
+		return nil
+	}
+	return Usagef("name.invalid", "use lower-case letters, digits and '-', starting with a letter or digit, at most 63 characters",
+		"%q is not a volume name", clip(name))
+}
+
 func validName(name string) bool {
 	if len(name) == 0 || len(name) > MaxName || name[0] == '-' {
 		return false
@@ -31,6 +40,21 @@ func validName(name string) bool {
 		}
 	}
 	return true
+}
+
+// NameFrom makes a name from any text, as close as can be: "" when nothing in it can be part of
+// one.
+func NameFrom(text string) string {
+	var b strings.Builder
+	for _, r := range strings.ToLower(text) {
+		if (r < 'a' || r > 'z') && (r < '0' || r > '9') {
+			r = '-'
+		}
+		if b.Len() < MaxName && (r != '-' || b.Len() > 0 && !strings.HasSuffix(b.String(), "-")) {
+			b.WriteRune(r)
+		}
+	}
+	return strings.TrimRight(b.String(), "-")
 }
 
 func clip(s string) string {

@@ -33,7 +33,6 @@ const MaxServices = 256
 
 // CheckServices validates services and checks.
 func CheckServices(services []Service, checks []Check) error {
-	const remedy = "see docs/mvm-toml.md"
 	if len(services) > MaxServices || len(checks) > MaxServices {
 		return Usagef("limit.entries", "start fewer programs in one machine", "more than %d services or checks", MaxServices)
 	}
@@ -56,9 +55,9 @@ func CheckServices(services []Service, checks []Check) error {
 		case len(c.Command) == 0 || c.Command[0] == "":
 			return Usagef("input.service", "give it a command = [\"program\", \"argument\"]", "health check %q has no command", c.Name)
 		case c.Service != "" && !names[c.Service]:
-			return Usagef("input.service", remedy, "health check %q speaks for service %q, which does not exist", c.Name, clip(c.Service))
+			return Usagef("input.service", "name one of the services, or leave service out", "health check %q speaks for service %q, which does not exist", c.Name, clip(c.Service))
 		case c.Retries < 0 || c.Interval < 0 || c.Timeout < 0 || c.Grace < 0:
-			return Usagef("input.service", remedy, "health check %q has a negative number", c.Name)
+			return Usagef("input.service", "write retries = 3 or more, and durations such as \"5s\"", "health check %q has a negative number", c.Name)
 		}
 	}
 	return nil

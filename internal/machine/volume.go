@@ -12,7 +12,7 @@ type VolumeKind string
 const (
 	VolumeData   VolumeKind = "data"   // a disk with a name, which outlives the machine
 	VolumeConfig VolumeKind = "config" // a file or folder of the host, copied in at each start, read-only
-	VolumeSecret VolumeKind = "secret" // the same, but only ever in the guest's memory
+	VolumeSecret VolumeKind = "secret" // the same, but the guest shows it from its memory, and no copy of it outlasts the start
 )
 
 // Volume is one thing that is attached to a machine beside its root.
@@ -94,7 +94,10 @@ func checkTarget(target string) string {
 		return "the guest's root is the image"
 	}
 	for _, own := range []string{"/proc", "/sys", "/dev", "/run/mvm"} {
-		if target == own || strings.HasPrefix(target, own+"/") || strings.HasPrefix(own, target+"/") {
+		if target == own {
+			return own + " is the guest's own; mount it elsewhere, for example at /data"
+		}
+		if strings.HasPrefix(target, own+"/") || strings.HasPrefix(own, target+"/") {
 			return target + " is in the way of " + own
 		}
 	}

@@ -34,7 +34,7 @@ func TestParseVolume(t *testing.T) {
 		"a:/x/../":       "root is the image",
 		"a:/run/mvm/bin": "in the way of /run/mvm",
 		"a:/run":         "in the way of /run/mvm",
-		"a:/proc":        "in the way of /proc",
+		"a:/proc":        "/proc is the guest's own",
 		"A:/x":           "lower-case",
 		"a:/x:wat":       `no option "wat"`,
 		"a:/x:size=1":    "not a size from",

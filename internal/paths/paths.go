@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
@@ -32,6 +33,7 @@ type Paths struct {
 // no file.
 func Find(getenv func(string) string, uid int) (Paths, error) {
 	home := getenv("HOME")
+	var missing []string // what could be set instead of HOME
 	pick := func(override, xdg, below string) (string, error) {
 		if v := getenv(override); v != "" {
 			return absolute(override, v)
@@ -39,8 +41,9 @@ func Find(getenv func(string) string, uid int) (Paths, error) {
 		if v := getenv(xdg); v != "" && filepath.IsAbs(v) { // the XDG specification ignores relative ones
 			return filepath.Join(v, "mvm"), nil
 		}
-		if home == "" || !filepath.IsAbs(home) {
-			return "", machine.Errorf("env.home", "set HOME, or "+override, "HOME is not set, so there is no place for mvmctl's files")
+		if !filepath.IsAbs(home) {
+			missing = append(missing, override)
+			return "", nil
 		}
 		return filepath.Join(home, below, "mvm"), nil
 	}
@@ -60,12 +63,28 @@ func Find(getenv func(string) string, uid int) (Paths, error) {
 		}
 		*r.to = dir
 	}
+	if len(missing) > 0 {
+		return Paths{}, noHome(home, missing)
+	}
 	runtimeDir, err := findRuntime(getenv, uid)
 	if err != nil {
 		return Paths{}, err
 	}
 	p.Runtime = runtimeDir
 	return p, nil
+}
+
+// noHome is the error of an environment that leaves the places of some files open.
+func noHome(home string, missing []string) error {
+	instead := missing[0]
+	if last := len(missing) - 1; last > 0 {
+		instead = strings.Join(missing[:last], ", ") + " and " + missing[last]
+	}
+	what := "HOME is not set"
+	if home != "" {
+		what = "HOME is not an absolute path"
+	}
+	return machine.Errorf("env.home", "set HOME, or "+instead, "%s, so there is no place for mvmctl's files", what)
 }
 
 func findRuntime(getenv func(string) string, uid int) (string, error) {
@@ -93,7 +112,7 @@ func absolute(variable, v string) (string, error) {
 // Machine is where one machine's files are.
 type Machine struct {
 	Dir     string // below State; the anchor: made first, removed last
-	Runtime string // below Runtime; made by the supervisor
+	Runtime string // below Runtime; made by MakeRuntime
 }
 
 // Machines returns the folder that holds all machines' folders.
@@ -129,6 +148,9 @@ func (m Machine) ConsoleLog() string    { return filepath.Join(m.Logs(), "consol
 func (m Machine) VMMLog() string        { return filepath.Join(m.Logs(), "vmm.log") }                   // VMM process
 func (m Machine) SupervisorLog() string { return filepath.Join(m.Logs(), "supervisor.log") }
 func (m Machine) Control() string       { return filepath.Join(m.Runtime, "ctl") } // supervisor's API socket
+func (m Machine) Secret(i int) string {
+	return filepath.Join(m.Runtime, fmt.Sprintf("secret%d.img", i))
+} // copy of a secret, until the guest has it
 
 // PerBoot returns the drives that are made anew for each boot and hold its keys, or what was
 // copied from the host: they go when it ends.
@@ -138,6 +160,17 @@ func (m Machine) PerBoot() []string {
 		out = append(out, m.Volume(i))
 	}
 	return out
+}
+
+// MakeRuntime makes the machine's runtime folder, and its root, which must be ours too: whoever
+// owns it could rename our folder and put a socket of his own there.
+func (m Machine) MakeRuntime() error {
+	for _, dir := range []string{filepath.Dir(m.Runtime), m.Runtime} {
+		if err := MakePrivate(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CheckSocket refuses a socket path that the kernel would not take.

@@ -50,6 +50,19 @@ func TestNoHomeAndRelativeOverridesAreSaidSo(t *testing.T) {
 	if _, err := Find(env(), 1000); machine.CodeOf(err) != "env.home" {
 		t.Errorf("no HOME: %v", err)
 	}
+	for _, c := range []struct {
+		env    func(string) string
+		remedy string
+	}{
+		{env(), "set HOME, or MVM_CACHE_DIR, MVM_CONFIG_DIR, MVM_STATE_DIR and MVM_DATA_DIR"},
+		{env("MVM_CACHE_DIR", "/a", "XDG_STATE_HOME", "/c"), "set HOME, or MVM_CONFIG_DIR and MVM_DATA_DIR"},
+		{env("HOME", "h", "MVM_CACHE_DIR", "/a", "MVM_CONFIG_DIR", "/b", "MVM_DATA_DIR", "/d"), "set HOME, or MVM_STATE_DIR"},
+	} {
+		_, err := Find(c.env, 1000)
+		if me, ok := errors.AsType[*machine.Error](err); !ok || me.Remedy != c.remedy {
+			t.Errorf("%v; want the remedy %q", err, c.remedy)
+		}
+	}
 	if _, err := Find(env("HOME", "/h", "MVM_CACHE_DIR", "x"), 1000); machine.CodeOf(err) != "env.path" {
 		t.Errorf("relative override: %v", err)
 	}

@@ -122,7 +122,7 @@ func (s *Store) Names() ([]string, error) {
 	}
 	names := make([]string, 0, len(dirents))
 	for _, d := range dirents {
-		if d.IsDir() && machine.CheckName(d.Name()) == nil {
+		if machine.CheckName(d.Name()) == nil { // also what is no folder: Load says what stands there
 			names = append(names, d.Name())
 		}
 	}

@@ -339,6 +339,20 @@ func TestTheNextStartKeepsNobodyWaiting(t *testing.T) {
 	}
 }
 
+// What is no machine's folder but stands where one would be is named, and Load says what it is.
+func TestAFileInAMachinesPlaceIsNamed(t *testing.T) {
+	s, p := newStore(t)
+	if err := os.WriteFile(p.Machine("stray", "").Dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := s.Names(); err != nil || !cmp.Equal(names, []string{"stray"}) {
+		t.Errorf("Names: %v, %v", names, err)
+	}
+	if _, err := s.Load("stray"); machine.CodeOf(err) != "env.ownership" {
+		t.Errorf("Load: %v, want env.ownership", err)
+	}
+}
+
 // A state directory that cannot be read is not the same as one without machines.
 func TestAnUnreadableStateDirectoryIsNotEmpty(t *testing.T) {
 	dir := t.TempDir()

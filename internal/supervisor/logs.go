@@ -58,6 +58,13 @@ func (l *logs) close() {
 	}
 }
 
+// Remedies of an error that comes with what the guest or the VMM printed, and of one where there
+// is nothing of that.
+const (
+	printedBelow   = "what it printed last is below"
+	printedNothing = "it had printed nothing yet"
+)
+
 // withConsole adds the end of the console, or of the VMM's own words when the guest said
 // nothing, to an error.
 func (s *supervisor) withConsole(e *machine.Error) error {
@@ -72,6 +79,9 @@ func (s *supervisor) withConsole(e *machine.Error) error {
 	}
 	if e.Detail == "" {
 		e.Detail = text
+	}
+	if e.Detail == "" {
+		e.Remedy = strings.Replace(e.Remedy, printedBelow, printedNothing, 1)
 	}
 	return e
 }

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"syscall"
 
 	"github.com/mvmctl/mvmctl/internal/forward"
 	"github.com/mvmctl/mvmctl/internal/machine"
-	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
 // listen makes the runtime folder and binds the published ports.
@@ -18,11 +16,8 @@ func (s *supervisor) listen(ctx context.Context) error {
 	if err := s.opts.Places.CheckSocket(); err != nil {
 		return err
 	}
-	// The root too: whoever owns it could rename our folder and put a socket of his own there.
-	for _, dir := range []string{filepath.Dir(s.opts.Places.Runtime), s.opts.Places.Runtime} {
-		if err := paths.MakePrivate(dir); err != nil {
-			return err
-		}
+	if err := s.opts.Places.MakeRuntime(); err != nil {
+		return err
 	}
 	s.forwards = forward.NewSet(s.dialGuest, func(r forward.Rule, err error) {
 		s.opts.Log.Debug("forward", "guest_port", r.GuestPort, "error", err)

@@ -41,7 +41,7 @@ func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest
 
 // askGuest has the agent shut the guest down, and reports whether the VMM has ended of it. An
 // agent that agrees gets its programs' grace and ample time to power off. One that does not even
-// answer within the grace gets nothing more: the guest stands still.
+// answer within the grace stands still and gets no more time for that; what is left is the power button.
 func (s *supervisor) askGuest(gone chan error, grace time.Duration) bool {
 	factor := time.Duration(1)
 	if s.opts.Request.Slow {

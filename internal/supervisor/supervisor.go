@@ -189,7 +189,7 @@ func (s *supervisor) bootFailed(ctx context.Context, vm driver.VM, gone chan err
 	if known, ok := errors.AsType[*machine.Error](cause); ok {
 		return s.withConsole(known)
 	}
-	e := machine.Errorf(agentproto.CodeTimeout, "give it longer with --timeout; what it printed last is below",
+	e := machine.Errorf(agentproto.CodeTimeout, "give it longer with --timeout; "+printedBelow,
 		"the guest agent did not answer within %s", s.bootTimeout())
 	if pe, late := errors.AsType[*agentproto.Error](cause); !errors.Is(cause, context.DeadlineExceeded) && (!late || pe.Code != agentproto.CodeTimeout) {
 		e.Message += ": " + cause.Error()
@@ -206,9 +206,9 @@ func (s *supervisor) diedEarly(err error) error {
 	case errors.As(err, &known):
 		return s.withConsole(known)
 	case err != nil:
-		return s.withConsole(machine.Errorf("boot.vmm_died", "what it printed last is below", "the VMM ended before the guest was up: %w", err))
+		return s.withConsole(machine.Errorf("boot.vmm_died", printedBelow, "the VMM ended before the guest was up: %w", err))
 	}
-	return s.withConsole(machine.Errorf("boot.powered_off", "what it printed last is below", "the guest powered off before its agent answered"))
+	return s.withConsole(machine.Errorf("boot.powered_off", printedBelow, "the guest powered off before its agent answered"))
 }
 
 // endedByItself explains a machine that ended while it was running.

@@ -21,7 +21,7 @@ import (
 const (
 	maxMessage   = 1 << 20 // bytes of one line
 	maxDepth     = 64      // nesting of one message
-	maxEventRate = 2000    // events in one second, but for unlimited ones
+	maxEventRate = 2000    // events in one second, except BLOCK_IO_ERROR
 )
 
 // eventBlockError comes once for each failed request of a disk, which on a full host disk is as
