@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentbin"
@@ -12,6 +13,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/image"
 	"github.com/mvmctl/mvmctl/internal/kernel"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/oci"
 	"github.com/mvmctl/mvmctl/internal/paths"
 	"github.com/mvmctl/mvmctl/internal/store"
 	"github.com/mvmctl/mvmctl/internal/supervisor"
@@ -30,6 +32,9 @@ func parts(p paths.Paths, log *slog.Logger) engine.Parts {
 		KernelStore: kernel.New(p.Cache), ImageStore: image.New(p.Cache), VolumeStore: volume.New(p.Data),
 		Agent: func(ctx context.Context) (string, string, error) {
 			return agentbin.Extract(ctx, p.Cache, agentbin.Options{Override: os.Getenv("MVM_AGENT")})
+		},
+		LayersInUse: func(ctx context.Context) (map[string]bool, func(), error) {
+			return oci.InUse(ctx, filepath.Join(p.Cache, "blobs"))
 		},
 		Build: version, Log: log,
 	}

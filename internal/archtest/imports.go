@@ -40,7 +40,7 @@ func placed(dir string) bool {
 	switch first {
 	case "internal", "cmd", "scripts":
 		return nested
-	case "e2e", "bench", "nix": // nix holds the flake, and what embeds it
+	case "e2e", "bench", "nix", "guest": // nix and guest hold the flake and the kernel's options, and what embeds them
 		return !nested
 	}
 	return false

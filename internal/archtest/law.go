@@ -45,6 +45,7 @@ func table() map[string]row {
 		"fault":       host(1),
 		"flock":       host(1),
 		"nix-flake":   host(1),
+		"guest":       host(1),
 		"network":     host(1, "machine"),
 		"jailer":      host(1, "machine"),
 		"control":     host(1, "machine"),
@@ -55,8 +56,8 @@ func table() map[string]row {
 		// 2 state
 		"store":    host(2, "machine", "paths", "fault"),
 		"image":    host(2, "machine", "agentproto", "paths", "trust", "disk", "flock", "fault"),
-		"kernel":   host(2, "machine", "paths", "trust", "disk", "flock"),
-		"oci":      host(2, "machine", "paths", "flock"),
+		"kernel":   host(2, "machine", "paths", "trust", "disk", "flock", "guest"),
+		"oci":      host(2, "machine", "paths", "flock", "fault"),
 		"catalog":  host(2, "machine"),
 		"nix":      host(2, "machine", "paths", "nix-flake"),
 		"volume":   host(2, "machine", "paths", "disk", "flock"),

@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -38,8 +36,8 @@ func (a *app) buildCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "build [flags] [PATH | --flake REF]", GroupID: groupImages,
 		Short: "Make an image from a Dockerfile, a root file system or a Nix flake",
-		Long: `Make an image and print its name. What PATH is decides how: a folder with a Dockerfile (or
-the Dockerfile itself) is built with the container engine that is there; any other folder, a
+		Long: `Make an image and print its name. What PATH is decides how: a folder with a Dockerfile or Containerfile
+(or the file itself) is built with the container engine that is there; any other folder, a
 tar file (gz, zst, xz) or an ext4 image is taken as a root file system. Without PATH and
 --flake the mvm.toml of this folder says it.`,
 		Example: `  mvmctl build .                              a folder with a Dockerfile
@@ -53,8 +51,13 @@ tar file (gz, zst, xz) or an ext4 image is taken as a root file system. Without 
 			if err := a.sourceOfBuild(&from, args); err != nil {
 				return err
 			}
+			nix, err := from.nix()
+			if err != nil {
+				return err
+			}
 			once := func() error {
 				return a.make(cmd, o, func(ctx context.Context, b Builder, bo build.Options) (build.Result, error) {
+					bo.Nix = nix
 					switch {
 					case from.flake != "":
 						return b.Flake(ctx, from.flake, from.profile, bo)
@@ -75,8 +78,7 @@ tar file (gz, zst, xz) or an ext4 image is taken as a root file system. Without 
 			return build.Watch(ctx, folder, func(context.Context) error { return once() }, func(err error) { a.report(ctx, err) })
 		},
 	}
-	cmd.Flags().StringVar(&from.flake, "flake", "", "build from a Nix flake: a `REF` such as . or github:owner/repo")
-	cmd.Flags().StringVar(&from.profile, "profile", "", "`NAME` of the flake's package (default \"default\")")
+	from.registerFlake(cmd.Flags())
 	cmd.Flags().BoolVar(&watch, "watch", false, "build again each time that something in the folder changes, until Ctrl-C")
 	o.register(cmd.Flags())
 	return cmd
@@ -91,7 +93,7 @@ func (a *app) sourceOfBuild(from *source, args []string) error {
 		return from.check("")
 	}
 	if len(args) == 0 {
-		o := upOptions{}
+		o := upOptions{from: *from}
 		if is, err := a.fromProject(&o); err != nil {
 			return err
 		} else if is && o.from.given() {
@@ -100,25 +102,17 @@ func (a *app) sourceOfBuild(from *source, args []string) error {
 		}
 		return machine.Usagef("usage.args", "mvmctl build PATH, or mvmctl build --flake REF", "PATH is missing, and there is no %s here that says what to build", projectFile)
 	}
-	path := args[0]
-	if a.io.Dir != "" && !filepath.IsAbs(path) {
-		path = filepath.Join(a.io.Dir, path)
-	}
-	info, err := os.Stat(path)
+	path := a.fromHere(args[0])
+	file, err := build.FindDockerfile(path)
 	if err != nil {
-		return machine.Usagef("input.file", "check the path", "there is no %s: %w", quoted(args[0]), err)
+		return err
 	}
-	isDockerfile := !info.IsDir() && build.IsDockerfile(path)
-	if info.IsDir() {
-		_, err := os.Stat(filepath.Join(path, "Dockerfile"))
-		isDockerfile = err == nil
-	}
-	if isDockerfile {
+	if file != "" {
 		from.dockerfile = path
 	} else {
 		from.rootfs = path
 	}
-	return nil
+	return from.check("")
 }
 
 // make runs a builder and prints what it made.
@@ -192,12 +186,8 @@ func (a *app) imageImportCommand() *cobra.Command {
 		Example: "  mvmctl image import root.tar.zst -t base",
 		Args:    exactly("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := args[0]
-			if a.io.Dir != "" && !filepath.IsAbs(path) {
-				path = filepath.Join(a.io.Dir, path)
-			}
 			return a.make(cmd, o, func(ctx context.Context, b Builder, bo build.Options) (build.Result, error) {
-				return b.Rootfs(ctx, path, bo)
+				return b.Rootfs(ctx, a.fromHere(args[0]), bo)
 			})
 		},
 	}
@@ -232,10 +222,7 @@ func (a *app) imageExportCommand() *cobra.Command {
 			case to == "-":
 				return eng.ExportImage(cmd.Context(), args[0], format, "", a.out)
 			}
-			if a.io.Dir != "" && !filepath.IsAbs(to) {
-				to = filepath.Join(a.io.Dir, to)
-			}
-			return eng.ExportImage(cmd.Context(), args[0], format, to, nil)
+			return eng.ExportImage(cmd.Context(), args[0], format, a.fromHere(to), nil)
 		},
 	}
 	cmd.Flags().StringVarP(&to, "output", "o", "", "`FILE` to write, or - for standard output")

@@ -49,7 +49,9 @@ func (a *app) cachePruneCommand() *cobra.Command {
 		Short: "Remove from the cache what nothing uses",
 		Long: `Remove from the cache what can be fetched or made again and nothing uses: images without
 a name, layers of finished imports, initramfs and agents of other versions, leftovers of
-killed builds. What a machine was made from stays, and so does what is not ours.`,
+killed builds. What a machine was made from stays, and so does what is not ours. With --all
+images with a name go too if they can be fetched or built again; a committed machine, an
+imported root file system and what a Dockerfile made stay: see "image prune --all".`,
 		Example: "  mvmctl cache prune --dry-run\n  mvmctl cache prune --all",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -72,7 +74,7 @@ killed builds. What a machine was made from stays, and so does what is not ours.
 			return nil
 		},
 	}
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "also images with a name, and what is new")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also images with a name that can be had again, and what is new")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be removed, and remove nothing")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd

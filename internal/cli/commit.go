@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,7 +48,7 @@ name. What is on volumes is not part of it.`,
 }
 
 func (a *app) resetCommand() *cobra.Command {
-	var force bool
+	var force, asJSON bool
 	cmd := &cobra.Command{
 		Use: "reset [flags] NAME...", GroupID: groupMachines,
 		Short:             "Take stopped machines back to their image",
@@ -64,14 +66,25 @@ func (a *app) resetCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			all := eng.Names(cmd.Context())
+			for _, n := range args {
+				if !slices.Contains(all, n) {
+					return notFound(n, all)
+				}
+			}
 			if !force {
-				if err := a.confirm("mvmctl reset --force", fmt.Sprintf("Delete everything that %d machines have changed?", len(args))); err != nil {
+				what := "machine " + args[0] + " has"
+				if len(args) > 1 {
+					what = fmt.Sprintf("%d machines have", len(args))
+				}
+				if err := a.confirm("mvmctl reset --force "+strings.Join(args, " "), "Delete everything that "+what+" changed?"); err != nil {
 					return err
 				}
 			}
-			return a.every(cmd.Context(), args, func(ctx context.Context, name string) error { return eng.Reset(ctx, name) })
+			return a.every(cmd.Context(), args, asJSON, func(ctx context.Context, name string) error { return eng.Reset(ctx, name) })
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	jsonOfNames(cmd, &asJSON)
 	return cmd
 }

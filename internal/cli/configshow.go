@@ -39,6 +39,9 @@ func (a *app) configShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if _, err := a.project(); err != nil {
+				return err
+			}
 			rows := []settingJSON{}
 			t := ui.Table{Header: []string{"KEY", "VALUE", "SOURCE", "WHERE", "MEANING"}}
 			for _, k := range config.Keys() {

@@ -87,6 +87,8 @@ func (a *app) host() doctor.Host {
 	cfg, cfgErr := a.settings()
 	if cfgErr != nil {
 		cfg = config.Config{}
+	} else {
+		_, cfgErr = a.project()
 	}
 	var h doctor.Host
 	if a.deps.Doctor != nil {

@@ -180,7 +180,11 @@ func (a *app) confirmAll(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return a.confirm("mvmctl rm --all --force", fmt.Sprintf("Delete all %d machines and their disks?", len(names)))
+	what := "the machine " + names[0] + " and its disk"
+	if len(names) > 1 {
+		what = fmt.Sprintf("all %d machines and their disks", len(names))
+	}
+	return a.confirm("mvmctl rm --all --force", "Delete "+what+"?")
 }
 
 // confirm asks before something is deleted for good; without a terminal there is nobody to ask,

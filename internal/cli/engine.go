@@ -14,6 +14,7 @@ type Engine interface {
 	lifecycle
 	queries
 	guest
+	kernels
 	assets
 	volumes
 	images
@@ -44,9 +45,13 @@ type guest interface {
 	Unforward(ctx context.Context, name string, p machine.Port) error
 }
 
-type assets interface {
+type kernels interface {
 	Kernels(ctx context.Context) ([]engine.KernelInfo, error)
 	FetchKernel(ctx context.Context, progress func(engine.Progress)) (engine.KernelInfo, error)
+	BuildKernel(ctx context.Context, want engine.KernelBuild) (engine.KernelBuilt, error)
+}
+
+type assets interface {
 	Images(ctx context.Context) ([]engine.ImageInfo, error)
 	Backends(ctx context.Context) []engine.Backend
 }
@@ -65,7 +70,7 @@ type images interface {
 	TagImage(ctx context.Context, image, name string) error
 	RemoveImage(ctx context.Context, name string, force bool) error
 	ExportImage(ctx context.Context, name, format, to string, w io.Writer) error
-	PruneImages(ctx context.Context, all, dryRun bool) (engine.PrunedImages, error)
+	PruneImages(ctx context.Context, which engine.Prune, dryRun bool) (engine.PrunedImages, error)
 	VerifyImages(ctx context.Context, names []string, each func(engine.ImageInfo, error)) error
 }
 

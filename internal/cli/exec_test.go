@@ -185,14 +185,14 @@ func TestTerminal(t *testing.T) {
 				case "by a forced stop":
 					signals <- syscall.SIGHUP
 					<-ctx.Done()
-					signals <- syscall.SIGHUP
+					signals <- syscall.SIGINT
 					<-never
 				}
 				return engine.ExecResult{}, ctx.Err()
 			}}
 			c := call{eng: eng, in: tty, out: tty, env: []string{"TERM=xterm"}, signals: signals}
 			a := c.run(t, "exec", "web", "sh")
-			want := map[string]int{"normally": 0, "with an error": 125, "with a panic": 125, "by SIGTERM": 143, "by a forced stop": 129}[end]
+			want := map[string]int{"normally": 0, "with an error": 125, "with a panic": 125, "by SIGTERM": 143, "by a forced stop": 130}[end]
 			if a.code != want {
 				t.Errorf("exit code %d, want %d; %s", a.code, want, a.err)
 			}

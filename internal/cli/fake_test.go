@@ -20,14 +20,16 @@ import (
 type scripted struct {
 	Engine // what no test scripts panics
 
-	views   []machine.View
-	images  []engine.ImageInfo
-	kernels []engine.KernelInfo
-	detail  engine.Detail
-	lines   []engine.LogLine
-	changes []agentproto.Change
-	ports   []machine.Port
-	waits   map[string]machine.Status
+	views       []machine.View
+	images      []engine.ImageInfo
+	kernels     []engine.KernelInfo
+	built       []engine.KernelBuild
+	kernelBuilt engine.KernelBuilt
+	detail      engine.Detail
+	lines       []engine.LogLine
+	changes     []agentproto.Change
+	ports       []machine.Port
+	waits       map[string]machine.Status
 
 	up      func(context.Context, machine.Spec, engine.UpOptions) (engine.UpResult, error)
 	exec    func(context.Context, string, engine.ExecOptions) (engine.ExecResult, error)
@@ -152,6 +154,11 @@ func (s *scripted) Kernels(context.Context) ([]engine.KernelInfo, error) { retur
 
 func (s *scripted) FetchKernel(context.Context, func(engine.Progress)) (engine.KernelInfo, error) {
 	return engine.KernelInfo{Release: "6.1.0-test"}, nil
+}
+
+func (s *scripted) BuildKernel(_ context.Context, want engine.KernelBuild) (engine.KernelBuilt, error) {
+	s.built = append(s.built, want)
+	return s.kernelBuilt, nil
 }
 
 func (s *scripted) Images(context.Context) ([]engine.ImageInfo, error) { return s.images, nil }

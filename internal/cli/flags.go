@@ -56,11 +56,7 @@ func (e *envFlags) read(a *app) (map[string]string, error) {
 // readEnvFile reads lines of KEY=VALUE or KEY; empty lines and those that begin with # do not
 // count. Values are taken as they stand, as docker does: no quotes, no expansion.
 func (a *app) readEnvFile(path string) ([]string, error) {
-	name := path
-	if a.io.Dir != "" && !filepath.IsAbs(path) {
-		path = filepath.Join(a.io.Dir, path)
-	}
-	data, err := readRegular(path, name, maxEnvFile)
+	data, err := readRegular(a.fromHere(path), path, maxEnvFile)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +71,7 @@ func (a *app) readEnvFile(path string) ([]string, error) {
 		line = strings.TrimLeft(line, " \t")
 		if _, err := machine.ParseEnv([]string{line}, a.env); err != nil {
 			if me, ok := errors.AsType[*machine.Error](err); ok {
-				me.Message = fmt.Sprintf("%s:%d: %s", name, n, me.Message)
+				me.Message = fmt.Sprintf("%s:%d: %s", path, n, me.Message)
 			}
 			return nil, err
 		}

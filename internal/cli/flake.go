@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mvmctl/mvmctl/internal/build"
-	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/ui"
 )
 
@@ -19,6 +18,8 @@ func (a *app) flakeCommand() *cobra.Command {
 }
 
 func (a *app) flakeCheckCommand() *cobra.Command {
+	var from source
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "check [flags] [REF]",
 		Short:   "Evaluate a flake, and build its checks",
@@ -28,6 +29,10 @@ func (a *app) flakeCheckCommand() *cobra.Command {
 			ref := "."
 			if len(args) == 1 {
 				ref = args[0]
+			}
+			nix, err := from.nix()
+			if err != nil {
+				return err
 			}
 			cfg, err := a.settingsOf(cmd)
 			if err != nil {
@@ -39,14 +44,19 @@ func (a *app) flakeCheckCommand() *cobra.Command {
 			}
 			progress := a.newProgress(cfg)
 			defer progress.Stop()
-			if err := b.FlakeCheck(cmd.Context(), ref, build.Options{Progress: a.buildProgress(progress)}); err != nil {
+			if err := b.FlakeCheck(cmd.Context(), ref, build.Options{Progress: a.buildProgress(progress), Nix: nix}); err != nil {
 				return err
 			}
 			progress.Stop()
+			if asJSON {
+				return ui.JSON(a.out, map[string]any{"flake": ref, "ok": true})
+			}
 			_, err = fmt.Fprintf(a.out, "%s  ok\n", ui.Line(ref))
 			return err
 		},
 	}
+	from.registerNix(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
 	cmd.Flags().String("progress", "", "progress on standard error, a `MODE`: auto, plain or none (default auto)")
 	return cmd
 }
@@ -59,11 +69,15 @@ func (a *app) templateCommand() *cobra.Command {
 }
 
 func (a *app) templateListCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Aliases: []string{"ls"},
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "list [flags]", Aliases: []string{"ls"},
 		Short: "List the templates",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if asJSON {
+				return ui.JSON(a.out, build.Templates())
+			}
 			t := ui.Table{Header: []string{"NAME", "DESCRIPTION"}}
 			for _, x := range build.Templates() {
 				t.Row(x.Name, x.Description)
@@ -71,10 +85,13 @@ func (a *app) templateListCommand() *cobra.Command {
 			return t.Print(a.out, a.width())
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
+	return cmd
 }
 
 func (a *app) templateInitCommand() *cobra.Command {
 	var preset string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "init [flags] [FOLDER]",
 		Short: "Write a template into a folder",
@@ -87,21 +104,26 @@ overwritten. Then "mvmctl up --flake FOLDER" builds and starts it.`,
 			if len(args) == 1 {
 				dir = args[0]
 			}
-			if a.io.Dir != "" && !filepath.IsAbs(dir) {
-				dir = filepath.Join(a.io.Dir, dir)
-			}
+			dir = a.fromHere(dir)
 			files, err := build.WriteTemplate(preset, dir)
 			if err != nil {
 				return err
 			}
+			for i, f := range files {
+				files[i] = filepath.Join(dir, f)
+			}
+			if asJSON {
+				return ui.JSON(a.out, files)
+			}
 			for _, f := range files {
-				if _, err := fmt.Fprintln(a.out, filepath.Join(dir, f)); err != nil {
+				if _, err := fmt.Fprintln(a.out, f); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the files as a JSON array")
 	cmd.Flags().StringVar(&preset, "preset", "minimal", "`NAME` of the template: see \"mvmctl template list\"")
 	_ = cmd.RegisterFlagCompletionFunc("preset", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		var names []string
@@ -111,17 +133,4 @@ overwritten. Then "mvmctl up --flake FOLDER" builds and starts it.`,
 		return names, cobra.ShellCompDirectiveNoFileComp
 	})
 	return cmd
-}
-
-// watchable returns the folder that a build's source lies in, for --watch.
-func (s source) watchable() (string, error) {
-	for _, path := range []string{s.dockerfile, s.rootfs} {
-		if path != "" {
-			return path, nil
-		}
-	}
-	if folder := build.LocalFlake(s.flake); folder != "" {
-		return folder, nil
-	}
-	return "", machine.Usagef("usage.flag", "leave out --watch", "%s is not a folder of this host, so it cannot be watched", quoted(s.flake))
 }

@@ -45,15 +45,12 @@ func (a *app) imageListCommand() *cobra.Command {
 			if asJSON {
 				return ui.JSON(a.out, append([]engine.ImageInfo{}, list...))
 			}
+			if quiet {
+				return a.imageNames(list)
+			}
 			t := ui.Table{Header: []string{"NAME", "ID", "BUILDER", "SIZE", "CACHED", "IN USE", "AGE"}}
 			for _, i := range list {
-				if quiet {
-					if _, err := fmt.Fprintln(a.out, ui.Line(i.Name)); err != nil {
-						return err
-					}
-					continue
-				}
-				row := []string{i.Name, shortID(i.ID), i.Builder, "", yes(i.Cached), strconv.Itoa(i.InUseBy), ""}
+				row := []string{i.Name, shortID(i.ID), i.Builder, "", yes(i.Cached), strconv.Itoa(len(i.InUseBy)), ""}
 				if size, err := machine.ParseSize(i.Expected); err == nil && i.Expected != "" {
 					row[3] = "~" + machine.FormatSize(size)
 				}
@@ -67,9 +64,6 @@ func (a *app) imageListCommand() *cobra.Command {
 						t.Row(row...)
 					}
 				}
-			}
-			if quiet {
-				return nil
 			}
 			return t.Print(a.out, a.width())
 		},
@@ -180,7 +174,7 @@ func (a *app) imageTagCommand() *cobra.Command {
 }
 
 func (a *app) imageRemoveCommand() *cobra.Command {
-	var force bool
+	var force, asJSON bool
 	cmd := &cobra.Command{
 		Use: "rm [flags] IMAGE...", Aliases: []string{"remove", "delete"},
 		Short: "Take names away, and delete images whose last name that was",
@@ -194,15 +188,16 @@ was made is refused: the machine's disk only has what differs from it.`,
 			if err != nil {
 				return err
 			}
-			return a.every(cmd.Context(), args, func(ctx context.Context, name string) error { return eng.RemoveImage(ctx, name, force) })
+			return a.every(cmd.Context(), args, asJSON, func(ctx context.Context, name string) error { return eng.RemoveImage(ctx, name, force) })
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also delete a damaged image")
+	jsonOfNames(cmd, &asJSON)
 	return cmd
 }
 
 func (a *app) imagePruneCommand() *cobra.Command {
-	var all, dryRun, asJSON bool
+	var all, force, dryRun, asJSON bool
 	cmd := &cobra.Command{
 		Use:     "prune [flags]",
 		Short:   "Delete images that have no name and no machine",
@@ -213,7 +208,16 @@ func (a *app) imagePruneCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			p, err := eng.PruneImages(cmd.Context(), all, dryRun)
+			which := engine.PruneUnnamed
+			if all {
+				which = engine.PruneAll
+			}
+			if all && !force && !dryRun {
+				if err := a.confirmImages(cmd.Context(), eng); err != nil {
+					return err
+				}
+			}
+			p, err := eng.PruneImages(cmd.Context(), which, dryRun)
 			if err != nil {
 				return err
 			}
@@ -233,15 +237,43 @@ func (a *app) imagePruneCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those with a name")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those with a name, after asking")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be deleted, and delete nothing")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
 	return cmd
 }
 
+// imageNames prints every name once: an image may have several.
+func (a *app) imageNames(list []engine.ImageInfo) error {
+	seen := map[string]bool{}
+	for _, i := range list {
+		for _, n := range append([]string{i.Name}, i.Names...) {
+			if seen[n] {
+				continue
+			}
+			seen[n] = true
+			if _, err := fmt.Fprintln(a.out, ui.Line(n)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// confirmImages asks before images with a name go: some cannot be had again.
+func (a *app) confirmImages(ctx context.Context, eng Engine) error {
+	would, err := eng.PruneImages(ctx, engine.PruneAll, true)
+	if err != nil || len(would.Images) == 0 {
+		return err
+	}
+	return a.confirm("mvmctl image prune --all --force", fmt.Sprintf("Delete %s?", ui.Line(strings.Join(would.Images, ", "))))
+}
+
 func (a *app) imageVerifyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "verify [IMAGE...]",
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               "verify [flags] [IMAGE...]",
 		Short:             "Read images whole and hold them against their digests",
 		Example:           "  mvmctl image verify",
 		ValidArgsFunction: a.completeStored,
@@ -257,7 +289,12 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 					errs = append(errs, err)
 					return
 				}
-				if _, err := fmt.Fprintf(a.out, "%s  ok\n", ui.Line(i.Name)); err != nil {
+				if asJSON {
+					err = ui.JSONLine(a.out, verifiedJSON{i.Name, i.ID, true})
+				} else {
+					_, err = fmt.Fprintf(a.out, "%s  ok\n", ui.Line(i.Name))
+				}
+				if err != nil {
 					broken = err
 				}
 			})
@@ -270,6 +307,15 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 			return broken
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON Lines, one for each image that is whole; errors are JSON too")
+	return cmd
+}
+
+// verifiedJSON is an image that `image verify` found whole.
+type verifiedJSON struct {
+	Name string `json:"name"`
+	ID   string `json:"id"`
+	OK   bool   `json:"ok"`
 }
 
 // atLeastOne is the argument check of a command about one or more things.

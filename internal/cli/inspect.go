@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/engine"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/ui"
@@ -101,7 +102,7 @@ func (a *app) printDetail(d engine.Detail) error {
 		l.add("Guest", fmt.Sprintf("%s, kernel %s, up %s", g.Phase, g.Kernel, time.Duration(g.Uptime).Round(time.Second)))
 		l.add("Guest memory", fmt.Sprintf("%s of %s available", machine.FormatSize(int64(g.Memory.Available)), machine.FormatSize(int64(g.Memory.Total))))
 		for _, s := range g.Services {
-			l.add("Service", strings.TrimSpace(s.Name+"  "+s.State+"  "+s.Message))
+			l.add("Service", serviceText(s))
 		}
 		for _, c := range g.Checks {
 			l.add("Check", c.Name+"  "+c.State)
@@ -116,6 +117,19 @@ func (a *app) printDetail(d engine.Detail) error {
 	}
 	_, err := a.out.Write([]byte(l.b.String()))
 	return err
+}
+
+// serviceText is a service's state, and what became of it before: one that fails once a second
+// is running nearly always when somebody looks.
+func serviceText(s agentproto.ServiceStatus) string {
+	text := s.Name + "  " + s.State
+	if s.Restarts > 0 {
+		text += fmt.Sprintf(", restarted %d times, last exit code %d", s.Restarts, s.ExitCode)
+	}
+	if s.Message != "" {
+		text += "  " + s.Message
+	}
+	return text
 }
 
 // facts collects aligned lines.

@@ -79,8 +79,8 @@ func (a *app) lsCommand() *cobra.Command {
 		Use: "ls [flags] [NAME...]", GroupID: groupMachines,
 		Short: "List machines",
 		Long: `List all machines, also stopped ones, sorted by name. The state is the truth of this
-moment: a machine whose supervisor was killed shows as crashed. Nothing is started,
-probed or changed.
+moment: a machine whose supervisor was killed shows as crashed, and one that does not
+answer within a second has a note. Nothing is started or changed.
 
 States: created, starting, running, stopping, exited, failed, crashed, corrupt.
 ISOLATION is what stands between the guest and this host: vm+jail, vm, emulated or
@@ -123,6 +123,9 @@ func (a *app) ls(cmd *cobra.Command, args []string, o lsOptions) error {
 		if !slices.Contains(stateNames(), s) {
 			return oneOf("input.state", "a state", s, stateNames())
 		}
+	}
+	if _, err := parseLabels(o.labels); err != nil {
+		return err
 	}
 	eng, err := a.settledEngine()
 	if err != nil {
@@ -229,9 +232,13 @@ func stateText(r machineJSON) string {
 	return string(r.State)
 }
 
+// portText lists ports. One that is to be picked at the next start is none now.
 func portText(ports []machine.Port) string {
 	var out []string
 	for _, p := range ports {
+		if p.HostPort == 0 {
+			continue
+		}
 		out = append(out, fmt.Sprintf("%s->%d", hostSide(p), p.GuestPort))
 	}
 	return strings.Join(out, ",")

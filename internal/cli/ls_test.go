@@ -310,7 +310,7 @@ func TestLists(t *testing.T) {
 		images:  []engine.ImageInfo{{Name: "minimal", Names: []string{"minimal"}, Description: "a shell", Builder: "embedded"}},
 	}
 	for args, want := range map[string]string{
-		"kernel list":     "ID            RELEASE  ARCH   SIZE    IN USE  DEFAULT  SOURCE\n0123456789ab  6.1.0    amd64  14 MiB  0       yes      debian\n",
+		"kernel list":     "ID            RELEASE  ARCH   SIZE    MODULES  IN USE  DEFAULT  SOURCE\n0123456789ab  6.1.0    amd64  14 MiB  none     0       yes      debian\n",
 		"kernel ls -q":    "0123456789abcdef\n",
 		"kernel fetch":    "6.1.0-test\n",
 		"image list":      "NAME     ID  BUILDER   SIZE  CACHED  IN USE  AGE\nminimal      embedded        no      0\n",
@@ -412,7 +412,7 @@ func TestConfigShow(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "mvm.toml"), []byte("memry = \"2G\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a = call{dir: dir}.run(t, "ls")
+	a = call{dir: dir}.run(t, "config", "show")
 	if a.code != 2 || !strings.Contains(a.err, `mvm.toml:1:1: unknown key "memry"`) || !strings.Contains(a.err, `did you mean "memory"?`) {
 		t.Errorf("exit code %d, %q", a.code, a.err)
 	}
@@ -460,5 +460,37 @@ func TestDoctorCommand(t *testing.T) {
 	a = call{env: []string{"MVM_CPUS=many"}}.run(t, "doctor")
 	if a.code != 1 || !strings.Contains(a.out, "fail  settings                MVM_CPUS: ") || !strings.Contains(a.out, "fix: correct or unset MVM_CPUS") || !strings.Contains(a.out, "clock") {
 		t.Errorf("exit code %d:\n%s", a.code, a.out)
+	}
+}
+
+// A port that is picked anew at each start is none while the machine is not up.
+func TestPortsOfAMachineThatIsNotUp(t *testing.T) {
+	v := view("web", machine.StateExited)
+	v.Spec.Ports = []machine.Port{{Host: "127.0.0.1", GuestPort: 80}, {Host: "127.0.0.1", HostPort: 8080, GuestPort: 81}}
+	a := call{eng: &scripted{views: []machine.View{v}}}.run(t, "ls")
+	if strings.Contains(a.out, ":0->") || !strings.Contains(a.out, "127.0.0.1:8080->81") {
+		t.Errorf("%s", a.out)
+	}
+}
+
+// A service that fails again and again says so, also in a moment in which it runs.
+func TestInspectShowsWhatBecameOfAService(t *testing.T) {
+	eng := &scripted{detail: engine.Detail{View: view("web", machine.StateRunning), Agent: &agentproto.Status{
+		Services: []agentproto.ServiceStatus{{Name: "job", State: "running", Restarts: 4, ExitCode: 3}},
+	}}}
+	a := call{eng: eng}.run(t, "inspect", "web")
+	if !strings.Contains(a.out, "job  running, restarted 4 times, last exit code 3") {
+		t.Errorf("%s", a.out)
+	}
+}
+
+// An image with several names is listed under each, once.
+func TestImageListNamesEachOnce(t *testing.T) {
+	eng := &scripted{images: []engine.ImageInfo{{Name: "a:1", Names: []string{"a:1", "b:1"}, ID: "1", Cached: true}, {Name: "c", ID: "2"}}}
+	a := call{eng: eng}.run(t, "image", "list", "-q")
+	for _, n := range []string{"a:1", "b:1", "c"} {
+		if strings.Count("\n"+a.out, "\n"+n+"\n") != 1 {
+			t.Errorf("%s is not there once:\n%s", n, a.out)
+		}
 	}
 }

@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"cmp"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,10 +21,20 @@ func (a *app) projectPath() string {
 
 // projectDir is the folder of the project, absolute.
 func (a *app) projectDir() (string, error) {
-	if a.io.Dir != "" {
-		return filepath.Abs(a.io.Dir)
+	dir, err := filepath.Abs(a.io.Dir)
+	if err != nil {
+		return "", machine.Errorf("env.path", "change to a folder that exists", "finding the working directory: %w", err)
 	}
-	return os.Getwd()
+	return dir, nil
+}
+
+// project reads and judges what mvm.toml says of the project's machine.
+func (a *app) project() (config.Project, error) {
+	p, err := config.LoadProject(a.projectPath())
+	if err != nil {
+		return p, err
+	}
+	return p, a.checkProject(p)
 }
 
 // fromProject lets mvm.toml say what the command line leaves out: an `up` without an image
@@ -33,7 +43,7 @@ func (a *app) fromProject(o *upOptions) (bool, error) {
 	if o.source != "" || o.from.given() {
 		return false, nil
 	}
-	p, err := config.LoadProject(a.projectPath())
+	p, err := a.project()
 	if err != nil {
 		return false, err
 	}
@@ -42,7 +52,7 @@ func (a *app) fromProject(o *upOptions) (bool, error) {
 	}
 	dir, err := a.projectDir()
 	if err != nil {
-		return false, machine.Errorf("env.path", "change to a folder that exists", "finding the working directory: %w", err)
+		return false, err
 	}
 	below := func(path string) string {
 		if path == "" || filepath.IsAbs(path) {
@@ -51,20 +61,13 @@ func (a *app) fromProject(o *upOptions) (bool, error) {
 		return filepath.Join(dir, path)
 	}
 	o.source = p.Image
-	o.from = source{flake: p.Flake, profile: p.Profile, dockerfile: below(p.Dockerfile), rootfs: below(p.Rootfs)}
-	if o.name == "" {
-		if o.name = p.Name; o.name == "" {
-			o.name = nameOfFolder(dir)
-		}
-		if err := machine.CheckName(o.name); err != nil {
-			return false, err
-		}
-	}
+	o.from = source{flake: flakeBelow(dir, p.Flake), profile: p.Profile, dockerfile: below(p.Dockerfile), rootfs: below(p.Rootfs), inputs: o.from.inputs, offline: o.from.offline}
+	o.name = cmp.Or(o.name, p.Name)
 	if len(o.command) == 0 && o.init == "" {
 		o.command, o.init = p.Command, p.Init
 	}
 	if o.init == "" {
-		o.workdir, o.user = orElse(o.workdir, p.Workdir), orElse(o.user, p.User)
+		o.workdir, o.user = cmp.Or(o.workdir, p.Workdir), cmp.Or(o.user, p.User)
 	}
 	o.publish, o.volumes = append(slices.Clone(p.Ports), o.publish...), append(slices.Clone(p.Volumes), o.volumes...)
 	o.sealed = o.sealed || p.Sealed && !o.dev
@@ -85,25 +88,38 @@ func (a *app) fromProject(o *upOptions) (bool, error) {
 	return true, err
 }
 
-func orElse(a, b string) string {
-	if a != "" {
-		return a
+// flakeBelow makes a flake reference that is a relative path one of a folder.
+func flakeBelow(dir, ref string) string {
+	scheme := ""
+	if rest, ok := strings.CutPrefix(ref, "path:"); ok {
+		scheme, ref = "path:", rest
 	}
-	return b
+	end := len(ref)
+	if i := strings.IndexAny(ref, "?#"); i >= 0 {
+		end = i
+	}
+	path := ref[:end]
+	relative := path == "." || path == ".." || strings.HasPrefix(path, "./") || strings.HasPrefix(path, "../") || path == "" && end < len(ref)
+	if relative || scheme != "" && !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	return scheme + path + ref[end:]
 }
 
-// nameOfFolder makes a machine's name from a folder's, as close as can be.
-func nameOfFolder(dir string) string {
-	name := strings.Trim(strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		case r >= 'A' && r <= 'Z':
-			return r - 'A' + 'a'
-		}
-		return '-'
-	}, filepath.Base(dir)), "-")
-	return name[:min(len(name), machine.MaxName)]
+// nameProject gives the project's machine its name: the file's, or one made of the folder's.
+func (a *app) nameProject(o *upOptions) error {
+	if o.name != "" {
+		return machine.CheckName(o.name)
+	}
+	dir, err := a.projectDir()
+	if err != nil {
+		return err
+	}
+	if o.name = machine.NameFrom(filepath.Base(dir)); o.name == "" {
+		return machine.Usagef("name.invalid", `write name = "NAME" in `+projectFile+", or add --name NAME",
+			"no machine can be named after the folder %s: a name has the letters a to z, digits and '-'", quoted(filepath.Base(dir)))
+	}
+	return nil
 }
 
 // servicesOf turns the file's services and checks into the machine's.
@@ -120,19 +136,70 @@ func servicesOf(p config.Project) ([]machine.Service, []machine.Check, error) {
 		h := p.Health[name]
 		c := machine.Check{Name: name, Command: h.Command, Service: h.Service, Retries: h.Retries}
 		for _, d := range []struct {
-			text string
-			to   *int64
-		}{{h.Interval, (*int64)(&c.Interval)}, {h.Timeout, (*int64)(&c.Timeout)}, {h.Grace, (*int64)(&c.Grace)}} {
+			key, text string
+			to        *int64
+		}{{"interval", h.Interval, (*int64)(&c.Interval)}, {"timeout", h.Timeout, (*int64)(&c.Timeout)}, {"grace", h.Grace, (*int64)(&c.Grace)}} {
 			if d.text == "" {
 				continue
 			}
 			v, err := parseDuration(d.text)
 			if err != nil {
-				return nil, nil, machine.Usagef("config.invalid", "write a number with a unit, for example \"5s\"", "%s: health.%s: %w", p.Path, name, err)
+				return nil, nil, inProject(p, "health."+name+"."+d.key, err)
 			}
 			*d.to = int64(v)
 		}
 		checks = append(checks, c)
 	}
 	return services, checks, machine.CheckServices(services, checks)
+}
+
+// inProject is an error about the value of a key of mvm.toml, with its place.
+func inProject(p config.Project, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	me := asError(err)
+	return &config.Error{Code: me.Code, Where: p.Where(key), Message: key + ": " + err.Error(), Remedy: me.Remedy, Err: err}
+}
+
+// checkProject judges by the vocabulary what the project's file says, before it is mixed with
+// what the command line says: afterwards nobody knows what stands where.
+func (a *app) checkProject(p config.Project) error {
+	if p.Name != "" || p.At["name"] != "" {
+		if err := machine.CheckName(p.Name); err != nil {
+			return inProject(p, "name", err)
+		}
+	}
+	if _, err := parsePorts(p.Ports); err != nil {
+		return inProject(p, "ports", err)
+	}
+	if _, err := a.parseVolumes(p.Volumes); err != nil {
+		return inProject(p, "volumes", err)
+	}
+	for _, k := range slices.Sorted(maps.Keys(p.Env)) {
+		e := envFlags{entries: []string{k + "=" + p.Env[k]}}
+		if _, err := e.read(a); err != nil {
+			return inProject(p, "env."+k, err)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(p.Labels)) {
+		if _, err := parseLabels([]string{k + "=" + p.Labels[k]}); err != nil {
+			return inProject(p, "labels."+k, err)
+		}
+	}
+	services, checks, err := servicesOf(p)
+	if err == nil {
+		return nil
+	}
+	for _, s := range services {
+		if err := machine.CheckServices([]machine.Service{s}, nil); err != nil {
+			return inProject(p, "services."+s.Name, err)
+		}
+	}
+	for _, c := range checks {
+		if err := machine.CheckServices(services, []machine.Check{c}); err != nil {
+			return inProject(p, "health."+c.Name, err)
+		}
+	}
+	return err
 }

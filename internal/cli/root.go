@@ -166,6 +166,11 @@ func (a *app) usage(cmd *cobra.Command, args []string, err error) error {
 	if _, ok := errors.AsType[*flagError](err); !ok {
 		return err
 	}
+	// pflag keeps what it met before the flag it did not like: a command that does not exist has no
+	// flags to be wrong about.
+	if rest := cmd.Flags().Args(); cmd.HasSubCommands() && len(rest) > 0 {
+		return unknownCommand(cmd, rest[0])
+	}
 	page := "`" + cmd.CommandPath() + " --help` lists the flags"
 	var unknown *pflag.NotExistError
 	var missing *pflag.ValueRequiredError

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/catalog"
 	"github.com/mvmctl/mvmctl/internal/config"
@@ -85,8 +86,10 @@ type app struct {
 	grab     func(os.Signal) bool // takes a signal for the guest; nil: nobody does
 	restore  []func()             // puts the terminal back
 	signals  int                  // interrupting signals so far
-	progress func()               // removes the progress line
-	json     bool                 // errors are printed as JSON
+	last     os.Signal            // of any kind
+	lastAt   time.Time
+	progress func() // removes the progress line
+	json     bool   // errors are printed as JSON
 }
 
 // Run runs one command line (without the program's name) and returns the exit code. The first
@@ -109,7 +112,7 @@ func Run(ctx context.Context, args []string, streams IO, deps Deps) int {
 		case s := <-streams.Signals:
 			if forced := a.signal(s); forced {
 				a.restoreTerminal()
-				a.say("mvmctl: stopped at once; the next command finishes cleaning up\n")
+				a.say("mvmctl: stopped at once; `mvmctl ls` shows what still runs\n")
 				return exitOfSignal(s)
 			}
 		}
@@ -162,9 +165,11 @@ func (a *app) engine(c config.Config) (Engine, error) {
 	return a.deps.Engine(c)
 }
 
-// settledEngine is engine for the commands that have no settings of their own.
+// settledEngine is engine for the commands that have no settings of their own. Whatever lies in
+// the working directory is none of their business: a wrong mvm.toml there must not keep a machine
+// from being stopped.
 func (a *app) settledEngine() (Engine, error) {
-	c, err := a.settings()
+	c, err := a.settingsBut("")
 	if err != nil {
 		return nil, err
 	}

@@ -20,11 +20,11 @@ import (
 const projectFile = "mvm.toml"
 
 // settings reads files and environment.
-func (a *app) settings() (config.Config, error) {
-	o := config.Options{Env: a.env, Check: checkSetting, Nearest: machine.Nearest, Project: projectFile}
-	if a.io.Dir != "" {
-		o.Project = filepath.Join(a.io.Dir, projectFile)
-	}
+func (a *app) settings() (config.Config, error) { return a.settingsBut(a.projectPath()) }
+
+// settingsBut is settings with another project file; "" for none.
+func (a *app) settingsBut(project string) (config.Config, error) {
+	o := config.Options{Env: a.env, Check: checkSetting, Nearest: machine.Nearest, Project: project}
 	if a.deps.UserConfig != nil {
 		path, err := a.deps.UserConfig()
 		if err != nil {

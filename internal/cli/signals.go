@@ -3,6 +3,7 @@ package cli
 import (
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
@@ -12,11 +13,19 @@ type interrupted struct{ signal syscall.Signal }
 
 func (e *interrupted) Error() string { return "interrupted by " + signalName(e.signal) }
 
+// sameSignal is how long a repeated SIGTERM or SIGHUP counts as one: timeout(1) and service
+// managers send it to the process and to its group. People do not press these keys twice.
+const sameSignal = 250 * time.Millisecond
+
 // signal handles one signal and reports whether to stop at once.
 func (a *app) signal(s os.Signal) (force bool) {
 	a.mu.Lock()
 	grab := a.grab
+	repeated := a.repeats(s)
 	a.mu.Unlock()
+	if repeated {
+		return false
+	}
 	if grab != nil && grab(s) {
 		return false
 	}
@@ -38,6 +47,13 @@ func (a *app) signal(s os.Signal) (force bool) {
 		a.say("\rmvmctl: cleaning up; Ctrl-C again stops at once\n")
 	}
 	return false
+}
+
+// repeats reports whether s is the one before it once more; a.mu is held.
+func (a *app) repeats(s os.Signal) bool {
+	before, at := a.last, a.lastAt
+	a.last, a.lastAt = s, time.Now()
+	return (s == syscall.SIGTERM || s == syscall.SIGHUP) && s == before && time.Since(at) < sameSignal
 }
 
 // exitOfSignal returns 128+N.

@@ -27,16 +27,46 @@ type Builder interface {
 // source is what an image is made from when it is not in the store.
 type source struct {
 	flake, profile     string
+	inputs             []string // overrides of the flake's inputs: NAME=REF
+	offline            bool     // for the flake
 	dockerfile, rootfs string
 }
 
 func (s source) given() bool { return s.flake != "" || s.dockerfile != "" || s.rootfs != "" }
 
-// registerSource adds the flags of `up`.
+// register adds the flags of `up`.
 func (s *source) register(f *pflag.FlagSet) {
+	s.registerFlake(f)
+	f.StringVar(&s.rootfs, "rootfs", "", "make the image from a `PATH`: a folder, a tar (gz, zst, xz) or an ext4 image")
+}
+
+// registerFlake adds the flags about flakes that build and up have in common.
+func (s *source) registerFlake(f *pflag.FlagSet) {
 	f.StringVar(&s.flake, "flake", "", "build the image from a Nix flake: a `REF` such as . or github:owner/repo")
 	f.StringVar(&s.profile, "profile", "", "`NAME` of the flake's package (default \"default\")")
-	f.StringVar(&s.rootfs, "rootfs", "", "make the image from a `PATH`: a folder, a tar (gz, zst, xz) or an ext4 image")
+	s.registerNix(f)
+}
+
+// registerNix adds the flags that say how a flake is evaluated.
+func (s *source) registerNix(f *pflag.FlagSet) {
+	f.StringArrayVar(&s.inputs, "override-input", nil, "use another source for an input of the flake: `NAME=REF`")
+	f.BoolVar(&s.offline, "offline", false, "let Nix use only what this host has already")
+}
+
+// nix returns how a flake is evaluated.
+func (s source) nix() (build.NixOptions, error) {
+	o := build.NixOptions{Offline: s.offline}
+	for _, text := range s.inputs {
+		name, ref, ok := strings.Cut(text, "=")
+		if !ok || name == "" || ref == "" || strings.HasPrefix(name, "-") || strings.HasPrefix(ref, "-") {
+			return o, machine.Usagef("input.override", "write NAME=REF, for example --override-input nixpkgs=github:NixOS/nixpkgs/nixos-unstable", "%s is no override of an input", quoted(text))
+		}
+		if o.Inputs == nil {
+			o.Inputs = map[string]string{}
+		}
+		o.Inputs[name] = ref
+	}
+	return o, nil
 }
 
 // check refuses sources that exclude each other.
@@ -50,10 +80,19 @@ func (s source) check(image string) error {
 	if n > 1 {
 		return machine.Usagef("usage.flag", "keep one of IMAGE, --flake and --rootfs", "a machine is made from one thing")
 	}
-	if s.profile != "" && s.flake == "" {
-		return machine.Usagef("usage.flag", "add --flake REF, or leave it out", "--profile is of a flake")
+	if s.flake == "" {
+		project := image == "" && !s.given() // the project file may name a flake
+		for _, f := range []struct {
+			flag string
+			set  bool
+		}{{"--profile", s.profile != ""}, {"--override-input", len(s.inputs) > 0 && !project}, {"--offline", s.offline && !project}} {
+			if f.set {
+				return machine.Usagef("usage.flag", "add --flake REF, or leave it out", "%s is of a flake", f.flag)
+			}
+		}
 	}
-	return nil
+	_, err := s.nix()
+	return err
 }
 
 // builder makes the builder for the settings in force.
@@ -64,26 +103,39 @@ func (a *app) builder(c config.Config) (Builder, error) {
 	return a.deps.Builder(c)
 }
 
-// imageFor returns the name of the image that `up` is to start: it is built or fetched first when
-// it has to be. What the catalog says of a machine of it fills what nobody said.
-func (a *app) imageFor(ctx context.Context, cfg config.Config, eng Engine, spec *machine.Spec, s source, progress *ui.Progress) error {
+// provision is where the image of a machine may come from, and who hears of it.
+type provision struct {
+	cfg      config.Config
+	eng      Engine
+	from     source // what to make it from; nothing: the image has a name
+	progress *ui.Progress
+}
+
+// imageFor gives a Spec the name of the image that `up` is to start: it is built or fetched first
+// when it has to be. What the catalog says of a machine of it fills what nobody said.
+func (a *app) imageFor(ctx context.Context, spec *machine.Spec, p provision) error {
+	s := p.from
 	if spec.Image == "" && !s.given() {
 		return nil // a machine that exists
 	}
-	o := build.Options{Progress: a.buildProgress(progress)}
+	nix, err := s.nix()
+	if err != nil {
+		return err
+	}
+	o := build.Options{Progress: a.buildProgress(p.progress), Nix: nix}
 	entry, listed, err := a.inCatalog(spec.Image)
 	if err != nil {
 		return err
 	}
 	if !s.given() {
-		_, err := eng.Image(ctx, spec.Image)
+		_, err := p.eng.Image(ctx, spec.Image)
 		unknown := machine.CodeOf(err) == "image.not_found" || machine.CodeOf(err) == "image.name"
 		if !unknown || !listed && !looksRemote(spec.Image) {
 			spec.Image = build.ImageName(spec.Image) // the store has it, or says what is near
 			return a.suggest(spec, entry)
 		}
 	}
-	b, err := a.builder(cfg)
+	b, err := a.builder(p.cfg)
 	if err != nil {
 		return err
 	}
@@ -164,4 +216,20 @@ func (a *app) buildProgress(p *ui.Progress) func(build.Progress) {
 	return func(g build.Progress) {
 		show.report(engine.Progress{Step: g.Step, Done: g.Done, Duration: g.Duration, Current: g.Current, Total: g.Total})
 	}
+}
+
+// watchable returns the folder that a build's source lies in, for --watch.
+func (s source) watchable() (string, error) {
+	for _, path := range []string{s.dockerfile, s.rootfs} {
+		if path != "" {
+			return path, nil
+		}
+	}
+	if s.flake == "" {
+		return "", machine.Usagef("usage.flag", "add --flake FOLDER or --rootfs PATH, or leave out --watch", "there is no source that --watch could watch")
+	}
+	if folder := build.LocalFlake(s.flake); folder != "" {
+		return folder, nil
+	}
+	return "", machine.Usagef("usage.flag", "leave out --watch", "%s is not a folder of this host, so it cannot be watched", quoted(s.flake))
 }

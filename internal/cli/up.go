@@ -26,6 +26,7 @@ type upOptions struct {
 	dev, sealed    bool
 	tty            ttyFlags
 	timings, json  bool
+	watch          bool
 	calledAs       string
 	source         string // what to run: the one argument before --
 	from           source // or what to make it from
@@ -75,12 +76,13 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.String("disk", "", "`SIZE` of the machine's own disk, sparse (default 8G)")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a `PORT`: [ADDRESS:]HOSTPORT:GUESTPORT, or GUESTPORT for the same on both sides; binds 127.0.0.1 unless an address is given; host port 0 picks one")
 	o.from.register(f)
-	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "attach a `VOLUME`: NAME:/PATH[:ro,size=SIZE] keeps its data; ./FOLDER:/PATH copies a folder or file in at each start, read-only; add :secret to keep it in memory only")
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "attach a `VOLUME`: NAME:/PATH[:ro,size=SIZE] keeps its data; ./FOLDER:/PATH copies a folder or file in at each start, read-only; add :secret to show it from the guest's memory and keep no copy once the machine is up")
 	o.env.register(f)
 	f.StringVarP(&o.workdir, "workdir", "w", "", "`DIRECTORY` in which COMMAND starts")
 	f.StringVarP(&o.user, "user", "u", "", "`USER` of COMMAND: a name or uid[:gid]")
 	f.StringVar(&o.init, "init", "", "boot the image's own init in place of a command: image, or the `PATH` of one in the guest")
 	f.BoolVarP(&o.detach, "detach", "d", false, "go on in the background and print the name")
+	f.BoolVar(&o.watch, "watch", false, "with --flake or --rootfs: start a new machine each time that the source changes, until Ctrl-C; implies --rm")
 	f.BoolVar(&o.remove, "rm", false, "remove the machine when it ends")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "`KEY=VALUE` to remember with the machine")
 	f.String("hypervisor", "", "use the backend `NAME` and no other; see doctor (default: the best that works)")
@@ -128,6 +130,9 @@ func (o *upOptions) split(cmd *cobra.Command, args []string) error {
 	if o.dev && o.sealed {
 		return machine.Usagef("usage.flag", "leave one of them out", "--dev and --sealed exclude each other")
 	}
+	if o.watch && o.detach {
+		return machine.Usagef("usage.flag", "leave one of them out", "--watch stays in the foreground, so -d makes no sense with it")
+	}
 	if o.json && !o.detach {
 		return machine.Usagef("usage.flag", "add -d, or leave out --json", "--json needs -d: in the foreground standard output is the guest's")
 	}
@@ -149,7 +154,11 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 		return err
 	}
 	if o.name == "" || !slices.Contains(eng.Names(ctx), o.name) {
-		if _, err := a.fromProject(&o); err != nil {
+		is, err := a.fromProject(&o)
+		if err == nil && is {
+			err = a.nameProject(&o)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -162,12 +171,15 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 	if err := resolve(ctx, eng, &spec, o); err != nil {
 		return err
 	}
+	if o.watch {
+		return a.upWatching(ctx, cfg, eng, spec, o.from)
+	}
 	progress := a.newProgress(cfg)
 	defer progress.Stop()
 	if err := keepAsItWas(ctx, eng, cfg, &spec, o.from.given()); err != nil {
 		return err
 	}
-	if err := a.imageFor(ctx, cfg, eng, &spec, o.from, progress); err != nil {
+	if err := a.imageFor(ctx, &spec, provision{cfg, eng, o.from, progress}); err != nil {
 		return err
 	}
 	show := newSteps(progress)
@@ -241,7 +253,7 @@ func resolve(ctx context.Context, eng Engine, spec *machine.Spec, o upOptions) e
 			if err != nil {
 				return err
 			}
-			isImage = slices.ContainsFunc(images, func(i engine.ImageInfo) bool { return i.Name == o.source })
+			isImage = slices.ContainsFunc(images, func(i engine.ImageInfo) bool { return slices.Contains(i.Names, o.source) })
 		}
 		if !isImage && machine.CheckName(o.source) == nil {
 			spec.Name, spec.Image, spec.Ephemeral = o.source, "", o.remove

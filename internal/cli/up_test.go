@@ -80,7 +80,7 @@ func TestUpAgain(t *testing.T) {
 	web := view("web", machine.StateExited)
 	eng := &scripted{
 		views:  []machine.View{view("minimal", machine.StateExited), web},
-		images: []engine.ImageInfo{{Name: "minimal"}},
+		images: []engine.ImageInfo{{Name: "base", Names: []string{"base", "minimal"}}},
 	}
 	tests := []struct {
 		args        string
@@ -210,6 +210,21 @@ func TestInterrupt(t *testing.T) {
 		a := call{eng: eng, signals: signals}.run(t, "run", "minimal")
 		if a.code != 130 || !strings.Contains(a.err, "stopped at once") {
 			t.Errorf("exit code %d, %q", a.code, a.err)
+		}
+	})
+	t.Run("twice by timeout(1)", func(t *testing.T) {
+		signals := make(chan os.Signal) // unbuffered: the second has been taken before the clean-up goes on
+		cleaned := false
+		eng := &scripted{up: func(ctx context.Context, _ machine.Spec, _ engine.UpOptions) (engine.UpResult, error) {
+			signals <- syscall.SIGTERM
+			signals <- syscall.SIGTERM
+			<-ctx.Done()
+			cleaned = true
+			return engine.UpResult{ExitCode: 130}, context.Cause(ctx)
+		}}
+		a := call{eng: eng, signals: signals}.run(t, "run", "minimal")
+		if a.code != 143 || !cleaned {
+			t.Errorf("exit code %d, cleaned %v, %q", a.code, cleaned, a.err)
 		}
 	})
 	t.Run("clean-up fails", func(t *testing.T) {

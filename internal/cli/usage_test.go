@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
 // TestMistakes: each mistake on a command line exits 2 (or 125) before the engine is asked for
@@ -21,6 +25,12 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"lss", "usage.command", `mvmctl has no command "lss"`, "did you mean `mvmctl ls`?"},
 		{"kernel fetchh", "usage.command", `no command "fetchh"`, "did you mean `mvmctl kernel fetch`?"},
+		{"nosuch --frob", "usage.command", `mvmctl has no command "nosuch"`, "mvmctl --help"},
+		{"image nosuch --frob", "usage.command", `mvmctl image has no command "nosuch"`, "mvmctl image --help"},
+		{"ls -l=", "input.label", `"=" is not a label`, "KEY=VALUE"},
+		{"volume create Bad_", "name.invalid", `"Bad_" is not a volume name`, "lower-case"},
+		{"volume rm Bad_", "name.invalid", `"Bad_" is not a volume name`, "lower-case"},
+		{"up minimal -v a:/proc", "input.volume", "/proc is the guest's own", "NAME:/path"},
 		{"ls --jsn", "usage.flag", "mvmctl ls has no flag --jsn", "did you mean --json?"},
 		{"ls -Z", "usage.flag", "no flag -Z", "mvmctl ls --help"},
 		{"help kernel fetchh", "usage.command", `no command "fetchh"`, "did you mean `mvmctl kernel fetch`?"},
@@ -119,7 +129,7 @@ func TestMistakes(t *testing.T) {
 
 // TestUnknownFlagsOfLaterVersions: what does not exist yet is refused, never ignored.
 func TestUnknownFlagsOfLaterVersions(t *testing.T) {
-	for _, flag := range []string{"--image", "--template", "--network", "--secret", "--seccomp", "--watch", "--config"} {
+	for _, flag := range []string{"--image", "--template", "--network", "--secret", "--seccomp", "--config"} {
 		a := call{}.run(t, "up", "minimal", flag, "x")
 		if a.code != 2 || !strings.Contains(a.err, "no flag "+flag) {
 			t.Errorf("up %s: exit code %d, %q", flag, a.code, a.err)
@@ -211,4 +221,46 @@ func TestEnvFile(t *testing.T) {
 	if a.code != 2 || !strings.Contains(a.err, "2000 environment entries are more than 1024") {
 		t.Errorf("exit code %d, %q", a.code, a.err)
 	}
+}
+
+// A machine that does not exist is said to be none before anybody is asked for --force, and the
+// command that forces it is whole.
+func TestResetAsksLast(t *testing.T) {
+	eng := &scripted{views: []machine.View{view("web", machine.StateExited)}}
+	a := call{eng: eng}.run(t, "reset", "nosuch")
+	if a.code != 125 || !strings.Contains(a.err, `there is no machine "nosuch"`) {
+		t.Errorf("exit code %d, %q", a.code, a.err)
+	}
+	a = call{eng: eng}.run(t, "reset", "web")
+	if a.code != 2 || !strings.Contains(a.err, "mvmctl reset --force web\n") || !strings.Contains(a.err, "machine web has changed") {
+		t.Errorf("exit code %d, %q", a.code, a.err)
+	}
+	a = call{eng: eng}.run(t, "rm", "--all")
+	if a.code != 2 || strings.Contains(a.err, "1 machines") {
+		t.Errorf("exit code %d, %q", a.code, a.err)
+	}
+}
+
+// Every command that prints an answer has it as JSON too.
+func TestCommandsThatAnswerHaveJSON(t *testing.T) {
+	a := &app{}
+	root := a.root(nil)
+	// These print what is not ours to shape, or nothing, or JSON alone.
+	without := map[string]bool{
+		"mvmctl exec": true, "mvmctl console": true, "mvmctl completion": true, "mvmctl supervise": true, "mvmctl help": true,
+		"mvmctl image info": true, "mvmctl image export": true, "mvmctl image tag": true, "mvmctl volume inspect": true,
+	}
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+		if c.HasSubCommands() || without[c.CommandPath()] {
+			return
+		}
+		if c.Flags().Lookup("json") == nil {
+			t.Errorf("%s has no --json", c.CommandPath())
+		}
+	}
+	walk(root)
 }

@@ -67,11 +67,12 @@ func (a *app) volumeListCommand() *cobra.Command {
 
 func (a *app) volumeCreateCommand() *cobra.Command {
 	var size string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "create [flags] NAME",
 		Short:   "Make a volume; one that is there already is left as it is",
 		Example: "  mvmctl volume create data --size 20G",
-		Args:    oneMachine,
+		Args:    oneVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var bytes int64
 			if size != "" {
@@ -88,10 +89,18 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 			if err := eng.CreateVolume(cmd.Context(), args[0], bytes); err != nil {
 				return err
 			}
+			if asJSON {
+				v, err := eng.Volume(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return ui.JSON(a.out, v)
+			}
 			_, err = fmt.Fprintln(a.out, args[0])
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything about the volume as JSON; errors are JSON too")
 	cmd.Flags().StringVar(&size, "size", "", "`SIZE` of the volume, sparse (default 8G)")
 	return cmd
 }
@@ -101,7 +110,7 @@ func (a *app) volumeInspectCommand() *cobra.Command {
 		Use:               "inspect NAME",
 		Short:             "Print everything about a volume, as JSON",
 		Example:           "  mvmctl volume inspect data",
-		Args:              oneMachine,
+		Args:              oneVolume,
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			eng, err := a.settledEngine()
@@ -118,8 +127,9 @@ func (a *app) volumeInspectCommand() *cobra.Command {
 }
 
 func (a *app) volumeRemoveCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm NAME...", Aliases: []string{"remove", "delete"},
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "rm [flags] NAME...", Aliases: []string{"remove", "delete"},
 		Short:             "Delete volumes and their data",
 		Long:              "Delete volumes and their data, for good. A volume that a machine has attached, running or\nnot, is refused.",
 		Example:           "  mvmctl volume rm data",
@@ -128,20 +138,22 @@ func (a *app) volumeRemoveCommand() *cobra.Command {
 			if len(args) == 0 {
 				return machine.Usagef("usage.args", "usage: "+cmd.UseLine(), "NAME is missing")
 			}
-			return checkNames(args)
+			return checkVolumeNames(args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			eng, err := a.settledEngine()
 			if err != nil {
 				return err
 			}
-			return a.every(cmd.Context(), args, func(ctx context.Context, name string) error { return eng.RemoveVolume(ctx, name) })
+			return a.every(cmd.Context(), args, asJSON, func(ctx context.Context, name string) error { return eng.RemoveVolume(ctx, name) })
 		},
 	}
+	jsonOfNames(cmd, &asJSON)
+	return cmd
 }
 
 func (a *app) volumePruneCommand() *cobra.Command {
-	var dryRun, force bool
+	var dryRun, force, asJSON bool
 	cmd := &cobra.Command{
 		Use:     "prune [flags]",
 		Short:   "Delete the volumes that no machine has attached",
@@ -163,35 +175,64 @@ func (a *app) volumePruneCommand() *cobra.Command {
 				}
 			}
 			if dryRun || len(names) == 0 {
-				for _, n := range names {
-					if _, err := fmt.Fprintln(a.out, n); err != nil {
-						return err
-					}
-				}
-				return nil
+				return a.every(cmd.Context(), names, asJSON, func(context.Context, string) error { return nil })
 			}
 			if !force {
-				if err := a.confirm("mvmctl volume prune --force", fmt.Sprintf("Delete %d volumes and their data: %s?", len(names), strings.Join(names, ", "))); err != nil {
+				if err := a.confirm("mvmctl volume prune --force", "Delete with all data: "+strings.Join(names, ", ")+"?"); err != nil {
 					return err
 				}
 			}
-			return a.every(cmd.Context(), names, func(ctx context.Context, name string) error { return eng.RemoveVolume(ctx, name) })
+			return a.every(cmd.Context(), names, asJSON, func(ctx context.Context, name string) error { return eng.RemoveVolume(ctx, name) })
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be deleted, and delete nothing")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	jsonOfNames(cmd, &asJSON)
 	return cmd
 }
 
+// checkVolumeNames refuses what cannot be a volume's name.
+func checkVolumeNames(names []string) error {
+	for _, n := range names {
+		if err := machine.CheckVolumeName(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oneVolume is the argument check of a command about one volume.
+func oneVolume(cmd *cobra.Command, args []string) error {
+	if err := exactly("NAME")(cmd, args); err != nil {
+		return err
+	}
+	return checkVolumeNames(args)
+}
+
+// jsonOfNames registers --json of a command that prints the names with which it worked.
+func jsonOfNames(cmd *cobra.Command, asJSON *bool) {
+	cmd.Flags().BoolVar(asJSON, "json", false, "print a JSON array of what was done; errors are JSON too")
+}
+
 // every does something with each name and prints the names with which it worked.
-func (a *app) every(ctx context.Context, names []string, do func(context.Context, string) error) error {
+func (a *app) every(ctx context.Context, names []string, asJSON bool, do func(context.Context, string) error) error {
 	var errs several
+	done := []map[string]string{}
 	for _, n := range names {
 		if err := do(ctx, n); err != nil {
 			errs = append(errs, err)
 			continue
 		}
+		done = append(done, map[string]string{"name": n})
+		if asJSON {
+			continue
+		}
 		if _, err := fmt.Fprintln(a.out, ui.Line(n)); err != nil {
+			return err
+		}
+	}
+	if asJSON {
+		if err := ui.JSON(a.out, done); err != nil {
 			return err
 		}
 	}
