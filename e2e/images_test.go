@@ -294,7 +294,7 @@ func TestImagesFromARegistry(t *testing.T) {
 	}
 	l.must("rm", "--force", "web")
 	l.must("image", "verify")
-	l.must("image", "prune", "--all")
+	l.must("image", "prune", "--all", "--force")
 	l.nothingLeft()
 }
 

@@ -183,6 +183,7 @@ func (l *lab) must(args ...string) string {
 type view struct {
 	Name     string         `json:"name"`
 	State    string         `json:"state"`
+	Image    string         `json:"image"`
 	Problem  string         `json:"problem"`
 	ExitCode *int           `json:"exit_code"`
 	Ports    []machine.Port `json:"ports"`
