@@ -159,6 +159,29 @@ kernel_package() {
   fi
 }
 
+# kernel_tools asks for what `mvmctl kernel build` compiles with.
+kernel_tools() {
+  local why='builds the guest kernel of mvmctl kernel build' program
+  for program in make gcc flex bison bc perl lz4; do
+    apt_need "$program" "$program" "$why"
+  done
+  apt_need awk mawk "$why"
+  apt_need ld binutils "$why"
+  need_header stdio.h libc6-dev "$why"
+  [ "$(uname -m)" != x86_64 ] || need_header gelf.h libelf-dev "$why"
+}
+
+# need_header HEADER PACKAGE WHY
+need_header() {
+  if [ -e "/usr/include/$1" ]; then
+    ok "$1 ($3)"
+  elif $check; then
+    lacking "$1 ($3): apt-get install $2"
+  else
+    wanted+=("$2")
+  fi
+}
+
 setup_apt() {
   wanted=()
   case $(uname -m) in
@@ -169,6 +192,9 @@ setup_apt() {
   if [ "$level" != run ]; then
     apt_need e2fsck e2fsprogs "checks our disk images in tests; mvmctl itself does not use it"
     apt_need git git "tests"
+    kernel_tools
+    apt_need nix nix-bin "builds guests from flakes"
+    apt_need busybox busybox-static "stands in for nixpkgs in tests of flakes"
     # On a host with systemd the package starts it as a service, which no test uses.
     apt_need docker-registry docker-registry "the registry that tests pull images from"
     if have dockerd; then
