@@ -197,8 +197,13 @@ setup_apt() {
     apt_need busybox busybox-static "stands in for nixpkgs in tests of flakes"
     # On a host with systemd the package starts it as a service, which no test uses.
     apt_need docker-registry docker-registry "the registry that tests pull images from"
+    apt_need debootstrap debootstrap "makes the Debian that tests boot"
+    apt_need redis-cli redis-tools "reaches a machine's Redis in tests"
+    apt_need curl curl "reaches a machine's web server in tests"
     if have dockerd; then
       ok "dockerd (tests take images out of an engine of their own)"
+    elif [ "${CI:-}" = true ]; then
+      apt_need dockerd docker.io "tests take images out of an engine of their own"
     else
       optional "dockerd, for the tests that take images out of an engine: apt-get install docker.io"
     fi
