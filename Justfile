@@ -41,7 +41,7 @@ test-filter PATTERN *ARGS:
 
 # tests that boot real machines
 e2e *ARGS: build
-    go test -p 1 -timeout 25m -v ./e2e/... "$@"
+    go test -p 1 -timeout 40m -v ./e2e/... "$@"
 
 # fuzz every target, longer than CI does:  just fuzz 1m
 fuzz EACH="20s":
