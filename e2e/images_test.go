@@ -54,6 +54,7 @@ func serveImages(t *testing.T) registryImages {
 	}, base, smallLayer(t, tarDir("data", 0o750, uid, gid)))
 	push(t, out.nginx, v1.Config{
 		Cmd: []string{"nginx", "-g", "daemon off; error_log stderr;"}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, StopSignal: "SIGQUIT",
+		WorkingDir: "/srv/not/there", // as with Docker it is made
 	}, base, smallLayer(t, tarFile("var/www/html/index.html", "served by a microVM\n"), tarFile("var/www/html/.wh.index.nginx-debian.html", "")))
 	push(t, out.system, v1.Config{Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}, base, systemLayer(t))
 	return out
@@ -282,6 +283,7 @@ func TestImagesFromARegistry(t *testing.T) {
 
 	l.must("up", "-d", images.nginx, "--name", "web", "-p", "0:80")
 	l.host("served by a microVM", "curl", "-s", "http://127.0.0.1:"+l.port("web")+"/")
+	l.must("exec", "web", "--", "test", "-d", "/srv/not/there")
 	if r := l.run("exec", "web", "--", "ls", "/var/www/html/index.nginx-debian.html"); r.code == 0 {
 		t.Errorf("a file that the image's layer deletes is there: %v", r)
 	}

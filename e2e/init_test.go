@@ -59,6 +59,17 @@ func TestTheImagesOwnInit(t *testing.T) {
 	if out := l.must("exec", "sys", "--", "cat", "/var/log/last-words"); out != "stopped in order\n" {
 		t.Errorf("the service's last words: %q", out)
 	}
+	// Also when it has hardly begun, and has no handler for its stop signal yet.
+	l.must("down", "--time", "60s", "sys")
+	l.must("up", "-d", "--name", "sys")
+	if r := l.run("down", "--time", "60s", "sys"); r.code != 0 || r.stderr != "" {
+		t.Errorf("down right after up: %v", r)
+	}
+	if st := l.status("sys"); st.ExitCode == nil || *st.ExitCode != 0 {
+		t.Errorf("after down right after up: %+v", st)
+	}
+	l.must("up", "-d", "--name", "sys")
+	l.booted("sys")
 	// What the init does with the machine, the machine does.
 	l.run("exec", "sys", "--", "systemctl", "poweroff")
 	if r := l.run("wait", "sys"); r.code != 0 {

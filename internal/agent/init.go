@@ -6,8 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/guestproc"
 )
 
 // initPaths returns where an image's init is looked for: the kernel's own list without the shell
@@ -75,6 +78,26 @@ func initStopSignal(path string) string {
 		return "SIGPWR"
 	}
 	return "SIGTERM"
+}
+
+// handlerPoll is how often an init is looked at that has no handler for its stop signal yet.
+// Nothing tells when it gets one.
+const handlerPoll = 50 * time.Millisecond
+
+// awaitHandler waits until an init that has just been started would notice a signal, and returns
+// what is left of grace. One that never will is stopped when that has run out.
+func awaitHandler(p *guestproc.Proc, sig syscall.Signal, grace time.Duration) time.Duration {
+	end := time.Now().Add(grace)
+	tick := time.NewTicker(handlerPoll)
+	defer tick.Stop()
+	for !p.Heeds(sig) && time.Now().Before(end) {
+		select {
+		case <-p.Done():
+			return 0
+		case <-tick.C:
+		}
+	}
+	return max(0, time.Until(end))
 }
 
 // initExit returns what the end of an init means for the machine. An init that calls reboot(2)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -87,6 +88,10 @@ func (m *mainProgram) start(at agentproto.AttachStart) {
 	startProgram := a.startExec
 	if m.spec.Init {
 		startProgram = m.startInit
+	}
+	if m.spec.MakeDir && a.opts.Root == "/" {
+		// As Docker does. What goes wrong is the error of the start: the folder is missing.
+		_ = os.MkdirAll(m.spec.Dir, 0o755)
 	}
 	p, err := startProgram(agentproto.ExecStart{
 		Process: m.spec.Process, TTY: m.spec.TTY && m.spec.Attach,
@@ -192,7 +197,11 @@ func (m *mainProgram) end(grace time.Duration) {
 	}
 	m.mu.Unlock()
 	if p != nil {
-		p.proc.Stop(m.stopSignal(), grace)
+		sig := m.stopSignal()
+		if m.spec.Init {
+			grace = awaitHandler(p.proc, sig, grace)
+		}
+		p.proc.Stop(sig, grace)
 	}
 	<-m.ended
 }

@@ -71,6 +71,8 @@ type Main struct {
 	// Attach makes the agent wait for a host that attaches before it starts the program, so
 	// that no output is lost.
 	Attach bool `json:"attach,omitempty"`
+	// MakeDir makes the working directory if it is not there: an image may name one that it has not.
+	MakeDir bool `json:"make_dir,omitempty"`
 	TTY    bool `json:"tty,omitempty"` // give it a terminal (only with Attach)
 	// StopSignal asks it to end: "SIGTERM" when empty, and for an init the signal that this
 	// kind of init understands.

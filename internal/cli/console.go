@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -79,10 +80,15 @@ func (a *app) console(ctx context.Context, name string, o engine.ExecOptions) er
 type detachReader struct {
 	r     io.Reader
 	leave func()
+	off   atomic.Bool // the key is a key like others
 }
 
+// Read implements io.Reader.
 func (d *detachReader) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
+	if d.off.Load() {
+		return n, err
+	}
 	if i := bytes.IndexByte(p[:n], detachKey); i >= 0 {
 		d.leave()
 		return i, io.EOF

@@ -134,7 +134,8 @@ started with --rm is removed.`,
 			return err
 		}
 		return a.each(cmd.Context(), eng, t, args, func(ctx context.Context, name string) error {
-			return eng.Down(ctx, name, engine.DownOptions{Grace: d, Force: force})
+			notice := func(text string) { a.say("mvmctl: %s\n", ui.Line(text)) }
+			return eng.Down(ctx, name, engine.DownOptions{Grace: d, Force: force, Notice: notice})
 		})
 	}
 	return cmd

@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +29,7 @@ type upOptions struct {
 	tty            ttyFlags
 	timings, json  bool
 	watch          bool
+	recreate       bool
 	calledAs       string
 	source         string // what to run: the one argument before --
 	from           source // or what to make it from
@@ -81,6 +84,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVarP(&o.workdir, "workdir", "w", "", "`DIRECTORY` in which COMMAND starts")
 	f.StringVarP(&o.user, "user", "u", "", "`USER` of COMMAND: a name or uid[:gid]")
 	f.StringVar(&o.init, "init", "", "boot the image's own init in place of a command: image, or the `PATH` of one in the guest")
+	f.BoolVar(&o.recreate, "recreate", false, "delete the machine of that name first, with all that it wrote outside of volumes")
 	f.BoolVarP(&o.detach, "detach", "d", false, "go on in the background and print the name")
 	f.BoolVar(&o.watch, "watch", false, "with --flake or --rootfs: start a new machine each time that the source changes, until Ctrl-C; implies --rm")
 	f.BoolVar(&o.remove, "rm", false, "remove the machine when it ends")
@@ -133,6 +137,9 @@ func (o *upOptions) split(cmd *cobra.Command, args []string) error {
 	if o.watch && o.detach {
 		return machine.Usagef("usage.flag", "leave one of them out", "--watch stays in the foreground, so -d makes no sense with it")
 	}
+	if o.recreate && o.watch {
+		return machine.Usagef("usage.flag", "leave one of them out", "--watch makes the machine anew by itself, so --recreate makes no sense with it")
+	}
 	if o.json && !o.detach {
 		return machine.Usagef("usage.flag", "add -d, or leave out --json", "--json needs -d: in the foreground standard output is the guest's")
 	}
@@ -165,6 +172,9 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 	if o.source == "" && !o.from.given() && o.name == "" {
 		return machine.Usagef("usage.args", "usage: "+cmd.UseLine()+"; `mvmctl image list` shows the images", "IMAGE is missing, and there is no "+projectFile+" here that says it")
 	}
+	if o.recreate && o.source == "" && !o.from.given() {
+		return machine.Usagef("usage.flag", "name the image too", "--recreate starts a machine anew, and nothing says from what")
+	}
 	if err := a.fill(&spec, o); err != nil {
 		return err
 	}
@@ -176,28 +186,18 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 	}
 	progress := a.newProgress(cfg)
 	defer progress.Stop()
-	if err := keepAsItWas(ctx, eng, cfg, &spec, o.from.given()); err != nil {
+	if err := keepAsItWas(ctx, eng, cfg, &spec, o.from.given(), o.recreate); err != nil {
 		return err
 	}
 	if err := a.imageFor(ctx, &spec, provision{cfg, eng, o.from, progress}); err != nil {
 		return err
 	}
-	show := newSteps(progress)
-	s := a.newSession(spec.TTY, false)
-	defer s.end()
-	uo := engine.UpOptions{
-		Detach: o.detach, Unseal: o.dev, Streams: s.streams(), Progress: show.report,
-		Notice: func(text string) { progress.Print("mvmctl: " + text) },
-		Started: func(r engine.UpResult) {
-			progress.Stop()
-			a.announce(r, o)
-			if r.Attached {
-				s.begin()
-			}
-		},
+	if o.recreate && slices.Contains(eng.Names(ctx), spec.Name) {
+		if err := eng.Remove(ctx, spec.Name, true); err != nil {
+			return err
+		}
 	}
-	res, err := eng.Up(ctx, spec, uo)
-	s.end()
+	res, err := a.start(ctx, eng, spec, o, progress)
 	if o.timings && len(res.Phases) > 0 {
 		a.printPhases(res.Phases)
 	}
@@ -212,6 +212,35 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 		return err
 	}
 	return guestExit(res.ExitCode)
+}
+
+// start starts a machine, and in the foreground lends it the caller's terminal until it ends.
+func (a *app) start(ctx context.Context, eng Engine, spec machine.Spec, o upOptions, progress *ui.Progress) (engine.UpResult, error) {
+	s := a.newSession(spec.TTY, false)
+	defer s.end()
+	streams := s.streams()
+	// An init has its terminal for good and need not heed any key, so one is ours.
+	keys := &detachReader{r: streams.Stdin, leave: func() { a.cancel(&interrupted{syscall.SIGINT}) }}
+	keys.off.Store(true)
+	if spec.TTY && a.terminal(a.io.In) {
+		streams.Stdin = keys
+	}
+	return eng.Up(ctx, spec, engine.UpOptions{
+		Detach: o.detach, Unseal: o.dev, Streams: streams, Progress: newSteps(progress).report,
+		Notice: func(text string) { progress.Print("mvmctl: " + text) },
+		Started: func(r engine.UpResult) {
+			progress.Stop()
+			a.announce(r, o)
+			if !r.Attached {
+				return
+			}
+			if r.Init && streams.Stdin == io.Reader(keys) {
+				a.say("mvmctl: the console of the image's init; Ctrl-] stops the machine\n")
+				keys.off.Store(false)
+			}
+			s.begin()
+		},
+	})
 }
 
 // fill puts into the Spec what is not a setting.
@@ -264,7 +293,7 @@ func resolve(ctx context.Context, eng Engine, spec *machine.Spec, o upOptions) e
 
 // keepAsItWas leaves of the settings what applies to a machine that exists: the command line's,
 // and what is asked of the host. Files and variables otherwise speak of new machines.
-func keepAsItWas(ctx context.Context, eng Engine, cfg config.Config, spec *machine.Spec, made bool) error {
+func keepAsItWas(ctx context.Context, eng Engine, cfg config.Config, spec *machine.Spec, made, recreate bool) error {
 	said, err := specOf(cfg.Only(func(name string, v config.Value) bool {
 		return v.Source == config.SourceFlag || name == "require_isolation" || name == "timeout"
 	}))
@@ -274,7 +303,7 @@ func keepAsItWas(ctx context.Context, eng Engine, cfg config.Config, spec *machi
 	switch {
 	case spec.Image == "" && !made:
 		spec.CPUs, spec.Memory, spec.Disk, spec.Driver, spec.Kernel = said.CPUs, said.Memory, said.Disk, said.Driver, said.Kernel
-	case spec.Disk != said.Disk && slices.Contains(eng.Names(ctx), spec.Name):
+	case spec.Disk != said.Disk && !recreate && slices.Contains(eng.Names(ctx), spec.Name):
 		spec.Disk = said.Disk // its disk has its size
 	}
 	return nil

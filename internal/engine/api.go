@@ -53,6 +53,7 @@ type UpResult struct {
 	ID        string          `json:"id"`
 	Already   bool            `json:"already_running"` // it was up before; nothing was done
 	Attached  bool            `json:"-"`               // the caller's streams go to its program
+	Init      bool            `json:"-"`               // which is the image's init
 	Driver    string          `json:"driver"`
 	Isolation string          `json:"isolation"`
 	Notes     []string        `json:"notes,omitempty"` // why no better backend was used
@@ -65,6 +66,8 @@ type UpResult struct {
 type DownOptions struct {
 	Grace time.Duration // for the guest's services; 0: 10 s
 	Force bool          // kill the VMM at once
+
+	Notice func(string) // hears what a user should know of a stop that succeeded; nil: nobody
 }
 
 // ExecOptions describe one command in a running machine.

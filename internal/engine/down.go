@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ const (
 	defaultGrace = 10 * time.Second
 	downMargin   = 90 * time.Second // an emulated guest under load, at every step of the supervisor
 	killTime     = 10 * time.Second
+	exitKilled   = 128 + 9 // of a program that SIGKILL ended
 )
 
 // Down stops a machine. It is idempotent: a stopped machine is success. With Force the VMM is
@@ -46,6 +48,9 @@ func (e *Engine) Down(ctx context.Context, name string, o DownOptions) error {
 		return err
 	}
 	fault.Point(fault.DownStopped)
+	if st := e.statusOf(rec); o.Notice != nil && !o.Force && st != nil && st.ExitCode != nil && *st.ExitCode == exitKilled {
+		o.Notice(fmt.Sprintf("the program of machine %q did not end within %s and was killed", name, cmp.Or(o.Grace, defaultGrace)))
+	}
 	if err := e.heal(ctx, &rec); err != nil && !cannotWrite(err) {
 		return err
 	}

@@ -193,7 +193,7 @@ func guestConfig(rec machine.Record, img image.Image, k keys) agentproto.Config 
 	} else if command := have.Args(spec.Command); len(command) > 0 {
 		c.Main = &agentproto.Main{
 			Process: agentproto.Process{Args: command, Dir: cmp.Or(spec.Dir, have.Dir), User: cmp.Or(spec.User, have.User)},
-			Attach:  spec.Attach, TTY: spec.TTY, StopSignal: have.StopSignal,
+			Attach:  spec.Attach, TTY: spec.TTY, StopSignal: have.StopSignal, MakeDir: spec.Dir == "" && have.Dir != "",
 		}
 	}
 	return c

@@ -23,7 +23,7 @@ func (e *Engine) recordFor(ctx context.Context, spec machine.Spec, unseal bool) 
 	case err != nil:
 		return nil, rec, err
 	case spec.Image != "" && spec.Image != rec.Spec.Image:
-		return nil, rec, machine.Errorf("machine.exists", fmt.Sprintf("choose another --name, or delete it: mvmctl rm %s", rec.Name),
+		return nil, rec, machine.Errorf("machine.exists", fmt.Sprintf("choose another --name, or add --recreate to delete it and start anew, or delete it: mvmctl rm %s", rec.Name),
 			"machine %q exists already, with image %q", rec.Name, rec.Spec.Image)
 	case spec.Ephemeral && !rec.Spec.Ephemeral:
 		return nil, rec, machine.Errorf("machine.exists", fmt.Sprintf("leave out --rm, or choose another --name, or delete it: mvmctl rm %s", rec.Name),

@@ -182,7 +182,7 @@ func (e *Engine) noticeNewer(rec machine.Record, o UpOptions) {
 		return
 	}
 	if now, err := e.ImageStore.Find(rec.Spec.Image); err == nil && now.ID != rec.ImageID {
-		o.Notice(fmt.Sprintf("machine %q stays on the image that it was made from; %s is a newer one by now: delete the machine to use it", rec.Name, rec.Spec.Image))
+		o.Notice(fmt.Sprintf("machine %q stays on the image that it was made from, and %s is a newer one by now; the same command with --recreate starts it anew from that, without what it wrote outside of volumes", rec.Name, rec.Spec.Image))
 	}
 }
 
@@ -231,7 +231,7 @@ func (e *Engine) launch(ctx context.Context, rec *machine.Record, a assets, caps
 		return UpResult{}, err
 	}
 	return UpResult{
-		Name: rec.Name, ID: rec.ID, Attached: rec.Spec.Attach, Driver: rec.Driver, Isolation: rec.Isolation, Notes: caps.Notes,
+		Name: rec.Name, ID: rec.ID, Attached: rec.Spec.Attach, Init: rec.Spec.Init != "", Driver: rec.Driver, Isolation: rec.Isolation, Notes: caps.Notes,
 		Ports: st.Ports, Phases: watch.phases,
 	}, nil
 }

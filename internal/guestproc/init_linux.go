@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -116,6 +118,29 @@ func (n *namespaces) enterAndFork(s Spec, attr *syscall.ProcAttr) (int, error) {
 		return 0, os.NewSyscallError("setns", err)
 	}
 	return syscall.ForkExec(s.Path, s.Args, attr)
+}
+
+// Heeds reports whether the process would notice a signal: it has a handler for it, or holds it
+// back to read it later (signalfd(2)). The kernel drops others that are sent to the first process
+// of a PID namespace, pid_namespaces(7). Also true when nothing is known of the process.
+func (p *Proc) Heeds(sig syscall.Signal) bool {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/status")
+	return err != nil || heeds(string(status), sig)
+}
+
+// heeds looks into SigBlk and SigCgt of a proc_pid_status(5): masks in hexadecimal.
+func heeds(status string, sig syscall.Signal) bool {
+	for line := range strings.Lines(status) {
+		key, value, _ := strings.Cut(line, ":")
+		if key != "SigBlk" && key != "SigCgt" {
+			continue
+		}
+		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err != nil || mask&(1<<(uint(sig)-1)) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // ended is called when a process has been reaped.

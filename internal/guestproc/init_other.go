@@ -20,3 +20,6 @@ func (namespaces) forkExec(s Spec, attr *syscall.ProcAttr) (int, error) {
 }
 
 func (namespaces) ended(int) {}
+
+// Heeds reports whether the process would notice a signal.
+func (p *Proc) Heeds(syscall.Signal) bool { return true }
