@@ -54,7 +54,7 @@ func Boot(ctx context.Context, o Options) (*System, error) {
 	var loaded <-chan struct{}
 	s.rest, loaded = loadModules(o.Log)
 	s.mark("modules")
-	found, err := s.waitDrives(ctx)
+	found, err := s.waitDrives(ctx, driveNames(opts.drives))
 	if err != nil {
 		return s, err
 	}
@@ -152,17 +152,17 @@ func logf(w io.Writer, format string, args ...any) {
 }
 
 // waitDrives waits until every disk that the machine has is there, and the config drive is.
-func (s *System) waitDrives(ctx context.Context) (drives, error) {
+func (s *System) waitDrives(ctx context.Context, names map[string]string) (drives, error) {
 	var found drives
 	sys := os.DirFS("/sys")
 	ok, err := s.uevents.wait(ctx, driveTimeout, func() bool {
 		var settled bool
-		found, settled = findDrives(sys)
+		found, settled = findDrives(sys, names)
 		return settled && found[serialConfig] != ""
 	}, func() bool {
 		// Drivers look at all devices of a bus while they load. When some virtio device is
 		// there and no disk is still on its way, waiting brings no config drive.
-		_, settled := findDrives(sys)
+		_, settled := findDrives(sys, names)
 		return settled && len(virtioDevices(sys, "")) > 0
 	})
 	switch {

@@ -18,6 +18,7 @@
 //
 //	mvm.probe            print ProbeLine and power off at once: does this host boot a guest?
 //	mvm.poweroff=reboot  end the machine by a reset, for a VMM without a power-off (Firecracker)
+//	mvm.drives=ROLE:SERIAL,…  drives whose serials the VMM chooses (Firecracker: from the file's inode)
 //	mvm.slow             the processor is emulated: deadlines are longer
 //
 // The initramfs is that of package initrd: /init, /mvm/mvm-agent, /mvm/modules/NNN-name.ko.

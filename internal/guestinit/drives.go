@@ -26,8 +26,9 @@ type drives map[string]string
 
 // findDrives returns the drives that sysfs (as a file system) shows, and whether every virtio
 // block device has become a disk already, so that a missing drive is a drive that is not
-// there. The first of two drives with the same serial counts, by name.
-func findDrives(sys fs.FS) (found drives, settled bool) {
+// there. The first of two drives with the same serial counts, by name. A serial in names stands
+// for the serial that names has for it: not every VMM lets us choose.
+func findDrives(sys fs.FS, names map[string]string) (found drives, settled bool) {
 	found = drives{}
 	blocks, err := fs.ReadDir(sys, "block")
 	if err != nil {
@@ -39,6 +40,9 @@ func findDrives(sys fs.FS) (found drives, settled bool) {
 			continue // a disk of another kind
 		}
 		s := strings.TrimRight(string(serial), "\x00\n ")
+		if ours := names[s]; ours != "" {
+			s = ours
+		}
 		if _, ok := found[s]; !ok && strings.HasPrefix(s, "mvm-") {
 			found[s] = b.Name()
 		}

@@ -47,9 +47,10 @@ func TestFindDrives(t *testing.T) {
 		"foreign disks":    {sysfs([]string{"", "QM00001", "mvm-config"}), drives{"mvm-config": "vdc"}, true},
 		"twice":            {sysfs([]string{"mvm-root", "mvm-root"}), drives{"mvm-root": "vda"}, true},
 		"padded":           {sysfs([]string{"mvm-root\x00\x00\n"}), drives{"mvm-root": "vda"}, true},
+		"serial by VMM":    {sysfs([]string{"651", "652", "mvm-root"}), drives{"mvm-upper": "vda", "mvm-root": "vdc"}, true},
 		"no serial at all": {fstest.MapFS{"block/loop0/ro": {}}, drives{}, true},
 	} {
-		got, settled := findDrives(tt.sys)
+		got, settled := findDrives(tt.sys, map[string]string{"651": "mvm-upper"})
 		if d := cmp.Diff(tt.want, got); d != "" || settled != tt.settled {
 			t.Errorf("%s: settled %v (-want +got):\n%s", name, settled, d)
 		}
@@ -119,9 +120,22 @@ func TestParseCmdline(t *testing.T) {
 		"mvm.slow mvm.poweroff=reboot mvm.later=1": {slow: true, reset: true},
 		"mvm.poweroff=halt mvm.probe=1 xmvm.probe": {}, // none of our words
 		"quiet -- mvm.probe":                       {},
+		"mvm.drives=root:651,upper:652 mvm.slow":   {slow: true, drives: "root:651,upper:652"},
 	} {
 		if got := parseCmdline(line); got != want {
 			t.Errorf("%q: %+v, want %+v", line, got, want)
+		}
+	}
+}
+
+func TestDriveNames(t *testing.T) {
+	for list, want := range map[string]map[string]string{
+		"":                     {},
+		"root:651,upper:652":   {"651": "mvm-root", "652": "mvm-upper"},
+		"root:,:5,upper,,x:y:": {"y:": "mvm-x"},
+	} {
+		if d := cmp.Diff(want, driveNames(list)); d != "" {
+			t.Errorf("%q (-want +got):\n%s", list, d)
 		}
 	}
 }
