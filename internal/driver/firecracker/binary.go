@@ -1,0 +1,211 @@
+package firecracker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+const queryTimeout = 10 * time.Second // for a program to print its version
+
+const installRemedy = "download a release from https://github.com/firecracker-microvm/firecracker/releases, put `firecracker` (and `jailer` beside it) into PATH, or set MVM_FIRECRACKER to it"
+
+// binary is a Firecracker.
+type binary struct {
+	binaryStamp
+	Version string `json:"version"` // "1.13.1"
+}
+
+// binaryStamp tells one state of a file from another without reading it.
+type binaryStamp struct {
+	Path  string    `json:"path"`
+	Size  int64     `json:"size"`
+	MTime time.Time `json:"mtime"`
+}
+
+func (s binaryStamp) sameAs(o binaryStamp) bool {
+	return s.Path == o.Path && s.Size == o.Size && s.MTime.Equal(o.MTime)
+}
+
+// findBinary finds Firecracker and asks it for its version, unless that is remembered.
+func (d *Driver) findBinary(ctx context.Context) (binary, error) {
+	path, err := exec.LookPath(cmp.Or(d.opts.Binary, "firecracker"))
+	if err == nil {
+		// The jailer names its folders after the real file; so must we.
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return binary{}, d.blameSetting(missing(cmp.Or(d.opts.Binary, "firecracker"), err))
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return binary{}, d.blameSetting(missing(path, err))
+	}
+	stamp := binaryStamp{Path: path, Size: info.Size(), MTime: info.ModTime().UTC()}
+	if r := d.memory.load(); r.Binary != nil && r.Binary.sameAs(stamp) {
+		return *r.Binary, d.blameSetting(checkVersion(r.Binary.Version, path))
+	}
+	text, err := query(ctx, path, "--version")
+	if err != nil {
+		return binary{}, d.blameSetting(driver.Unavailable("backend.broken", installRemedy, "%s --version: %w", path, err))
+	}
+	version, ok := parseVersion(text)
+	if !ok {
+		line, _, _ := strings.Cut(text, "\n")
+		return binary{}, d.blameSetting(driver.Unavailable("backend.version", installRemedy, "%s names no version: %q", path, clip(line, 100)))
+	}
+	bin := binary{binaryStamp: stamp, Version: version}
+	d.memory.change(func(r *remembered) { r.Binary = &bin })
+	return bin, d.blameSetting(checkVersion(version, path))
+}
+
+// blameSetting gives the remedy for a Firecracker that the user chose and that is none.
+func (d *Driver) blameSetting(err error) error {
+	if e, ok := errors.AsType[*machine.Error](err); ok && d.opts.Binary != "" && e.Code != "backend.version" {
+		e.Remedy = "correct MVM_FIRECRACKER, or unset it to use the Firecracker that is installed"
+	}
+	return err
+}
+
+func missing(name string, cause error) error {
+	if !errors.Is(cause, exec.ErrNotFound) && !errors.Is(cause, fs.ErrNotExist) {
+		return driver.Unavailable("backend.missing", installRemedy, "%s cannot be run (%w)", name, cause)
+	}
+	return driver.Unavailable("backend.missing", installRemedy, "%s is not installed", name)
+}
+
+func query(ctx context.Context, path string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = cleanEnv()
+	var out, errs tail
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		if words := errs.String(); words != "" {
+			return "", fmt.Errorf("%w: %s", err, words)
+		}
+		return "", err
+	}
+	return out.raw(), nil
+}
+
+// cleanEnv is the whole environment of Firecracker: what a user exports must not reach it.
+func cleanEnv() []string { return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} }
+
+// parseVersion reads "Firecracker v1.13.1" (or "Jailer v1.13.1"), which may be followed by more.
+func parseVersion(text string) (string, bool) {
+	m := regexp.MustCompile(`^\w+ v(\d{1,4}\.\d{1,4}\.\d{1,4})\b`).FindStringSubmatch(strings.TrimSpace(text))
+	if m == nil {
+		return "", false
+	}
+	return m[1], true
+}
+
+// The oldest Firecracker we start. 1.8.0 is the first that describes its devices by ACPI; the
+// kernels of distributions are built without the other way (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES)
+// and would find no disk.
+const floor = "1.8.0"
+
+// flaw is a defect of some releases that a machine of ours would run into.
+type flaw struct {
+	from, before string // releases: from ≤ v < before; from "" is the first
+	kernel       string // only with guest kernels from this release on; "": with all
+	what         string
+}
+
+// flaws are from Firecracker's CHANGELOG.md, read 2026-11. Defects of what we do not use
+// (snapshots, networks, PCI: CVE-2026-5747) are not here; the jailer's CVE-2026-1386 needs another
+// user who may write to the folder of the jails, which ours is closed to.
+func flaws() []flaw {
+	return []flaw{
+		{before: "1.14.0", kernel: "6.17", what: "it corrupts the data of vsock connections with guest kernels from 6.17 on (fixed in 1.14.0, pull request 5485)"},
+	}
+}
+
+// checkVersion refuses what is too old or known to be bad whatever the guest.
+func checkVersion(version, path string) error {
+	if compareVersions(version, floor) < 0 {
+		return driver.Unavailable("backend.version", "install Firecracker "+floor+" or newer: "+installRemedy,
+			"%s is version %s, %s is needed", path, version, floor)
+	}
+	for _, f := range flaws() {
+		if f.kernel == "" && f.hits(version) {
+			return driver.Unavailable("backend.version", "install another release than "+version+": "+installRemedy, "%s is version %s: %s", path, version, f.what)
+		}
+	}
+	return nil
+}
+
+// checkKernel refuses a guest kernel that this Firecracker does not get on with.
+func checkKernel(version, release string) error {
+	for _, f := range flaws() {
+		if f.kernel != "" && f.hits(version) && release != "" && compareVersions(release, f.kernel) >= 0 {
+			return machine.Errorf("backend.version", "install Firecracker "+f.before+" or newer, or use an older guest kernel with --kernel",
+				"Firecracker %s cannot run the guest kernel %s: %s", version, clip(release, 64), f.what)
+		}
+	}
+	return nil
+}
+
+func (f flaw) hits(version string) bool {
+	return compareVersions(version, f.from) >= 0 && compareVersions(version, f.before) < 0
+}
+
+// compareVersions compares the numbers that two versions begin with; what is not there is 0.
+func compareVersions(a, b string) int {
+	next := func(s *string) int {
+		digits := *s
+		for i := range len(*s) {
+			if c := (*s)[i]; c < '0' || c > '9' {
+				digits = (*s)[:i]
+				break
+			}
+		}
+		*s = (*s)[len(digits):]
+		if strings.HasPrefix(*s, ".") {
+			*s = (*s)[1:]
+		} else {
+			*s = "" // "6.1.0-56-cloud": what follows is no number of the version
+		}
+		n, _ := strconv.Atoi(digits) // "" and what is out of range: nothing sensible to say
+		return n
+	}
+	for a != "" || b != "" {
+		if c := cmp.Compare(next(&a), next(&b)); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+// checkKVM opens the device.
+func checkKVM(device string) error {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, fs.ErrNotExist):
+		return driver.Unavailable("backend.kvm", "switch on virtualisation in the firmware, or nested virtualisation in the cloud or the hypervisor below (kvm_intel.nested=1), then `sudo modprobe kvm_intel` or `sudo modprobe kvm_amd`",
+			"there is no %s", device)
+	case errors.Is(err, fs.ErrPermission):
+		return driver.Unavailable("backend.kvm", "run `sudo usermod -aG kvm $USER` and log in again; for this boot only: `sudo setfacl -m u:$USER:rw "+device+"`",
+			"%s may not be opened by you", device)
+	}
+	return driver.Unavailable("backend.kvm", "look at `dmesg | grep -i kvm`: another hypervisor may hold the processor, or the firmware forbids it", "%s cannot be opened (%w)", device, err)
+}

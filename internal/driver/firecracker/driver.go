@@ -1,0 +1,128 @@
+package firecracker
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// Options configure a Driver. The zero value works, but without BootProbe Probe believes that a
+// /dev/kvm which opens can also boot a guest.
+type Options struct {
+	Binary   string // path of firecracker; "": search PATH
+	CacheDir string // where the answers of slow questions are remembered; "": they are not
+	// BootProbe returns what to boot to find out whether KVM works. The initrd must print
+	// "mvm-probe-ok" on the console and end the machine when the kernel command line has
+	// "mvm.probe". It is called only when a probe must run.
+	BootProbe func(ctx context.Context) (ProbeAssets, error)
+	Log       *slog.Logger // nil: no log
+
+	kvm string // the device; "": /dev/kvm. The tests of the double have none.
+}
+
+// ProbeAssets are a kernel and an initramfs for a boot probe.
+type ProbeAssets struct {
+	Kernel machine.Kernel
+	Initrd string
+}
+
+// Driver implements driver.Driver.
+type Driver struct {
+	opts   Options
+	log    *slog.Logger
+	memory memory
+
+	mu    sync.Mutex // serialises probing
+	found *host      // what was found out, for the life of the process
+}
+
+var _ driver.Driver = (*Driver)(nil)
+
+// New returns a driver. It touches nothing.
+func New(o Options) *Driver {
+	d := &Driver{opts: o, log: o.Log, memory: memory{dir: o.CacheDir}}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	if d.opts.kvm == "" {
+		d.opts.kvm = "/dev/kvm"
+	}
+	return d
+}
+
+// Name implements driver.Driver.
+func (d *Driver) Name() string { return "firecracker" }
+
+// Probe implements driver.Driver. The first call on a host may boot a guest; the answer is
+// remembered in Options.CacheDir until the host boots again or Firecracker changes.
+func (d *Driver) Probe(ctx context.Context) (driver.Capabilities, error) {
+	h, err := d.host(ctx)
+	if err != nil {
+		return driver.Capabilities{}, err
+	}
+	return h.capabilities(), nil
+}
+
+// Start implements driver.Driver.
+func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (driver.VM, error) {
+	h, err := d.host(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v, err := launch(ctx, h, b, out, nil, d.log)
+	if err != nil {
+		return nil, err // not v: a nil *vm in an interface is not nil
+	}
+	return v, nil
+}
+
+// host is what a machine depends on beside its Boot.
+type host struct {
+	bin    binary
+	arch   string // GOARCH
+	jailer string // path; "": no jail
+	cgroup bool   // version 2 is there
+	notes  []string
+}
+
+func (h host) capabilities() driver.Capabilities {
+	c := driver.Capabilities{
+		Version: h.bin.Version, Accelerator: "kvm", Isolation: driver.IsolationVM, Notes: h.notes,
+		MaxCPUs: maxCPUs, NeedsKernel: true, Transport: "vsock", BinaryPath: h.bin.Path,
+	}
+	if h.jailer != "" {
+		c.Isolation = driver.IsolationVMJail
+	}
+	return c
+}
+
+// host returns what was found out, finding it out first if need be.
+func (d *Driver) host(ctx context.Context) (host, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.found != nil {
+		return *d.found, nil
+	}
+	if runtime.GOOS != "linux" {
+		return host{}, driver.Unavailable("backend.missing", "use another backend, or mvmctl inside a Linux machine", "Firecracker runs on Linux only")
+	}
+	bin, err := d.findBinary(ctx)
+	if err != nil {
+		return host{}, err
+	}
+	if err := checkKVM(d.opts.kvm); err != nil {
+		return host{}, err
+	}
+	h := host{bin: bin, arch: runtime.GOARCH}
+	d.findJailer(ctx, &h, os.Geteuid())
+	if err := d.tryBoot(ctx, h); err != nil {
+		return host{}, err
+	}
+	d.found = &h
+	return h, nil
+}

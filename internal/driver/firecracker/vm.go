@@ -1,0 +1,265 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vsock"
+)
+
+// drainTimeout bounds how long the last output of a Firecracker that has ended is waited for.
+const drainTimeout = 2 * time.Second
+
+var errEnded = errors.New("the machine has ended")
+
+// vm implements driver.VM.
+type vm struct {
+	log   *slog.Logger
+	site  *site
+	child *child
+	api   *api
+
+	stdout, stderr *os.File
+	logged         pipe // what it logs
+
+	out   driver.Output
+	words tail       // end of what it said
+	watch panicWatch // what the console says of a panic
+
+	copying sync.WaitGroup // the readers
+
+	mu     sync.Mutex
+	guest  bool // standard output is the guest's console
+	killed bool
+
+	done chan struct{} // closed when all is gone
+	err  error         // valid once done is closed
+}
+
+var (
+	_ driver.VM           = (*vm)(nil)
+	_ driver.ProcessOwner = (*vm)(nil)
+)
+
+func newVM(s *site, out driver.Output, log *slog.Logger) *vm {
+	if out.Console == nil {
+		out.Console = io.Discard
+	}
+	if out.VMM == nil {
+		out.VMM = io.Discard
+	}
+	v := &vm{log: log, site: s, out: out, done: make(chan struct{})}
+	v.api = newAPI(v.dialAPI)
+	return v
+}
+
+// run starts the readers and the one who waits for the end.
+func (v *vm) run() {
+	own := io.MultiWriter(&v.words, v.out.VMM)
+	v.copying.Go(func() { copyAll(consoleWriter{v, own}, v.stdout) })
+	v.copying.Go(func() { copyAll(own, v.stderr) })
+	v.copying.Go(func() { copyAll(own, v.logged.r) })
+	go v.reap()
+}
+
+// copyAll reads until the end whatever becomes of the writer: a guest whose console nobody reads
+// stands still.
+func copyAll(w io.Writer, r io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			_, _ = w.Write(buf[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// consoleWriter sends standard output where it belongs: until the guest runs it is Firecracker
+// that speaks there, of what was wrong with its arguments say.
+type consoleWriter struct {
+	vm  *vm
+	own io.Writer
+}
+
+func (w consoleWriter) Write(p []byte) (int, error) {
+	w.vm.mu.Lock()
+	guest := w.vm.guest
+	w.vm.mu.Unlock()
+	if !guest {
+		return w.own.Write(p)
+	}
+	_, _ = w.vm.watch.Write(p)
+	return w.vm.out.Console.Write(p)
+}
+
+func (v *vm) switchConsole() {
+	v.mu.Lock()
+	v.guest = true
+	v.mu.Unlock()
+}
+
+// reap waits for the end, collects what was said last, and clears up.
+func (v *vm) reap() {
+	<-v.child.exited
+	_ = v.logged.w.Close() // the last writer: now its reader sees the end
+	drained := make(chan struct{})
+	go func() {
+		v.copying.Wait()
+		close(drained)
+	}()
+	timer := time.NewTimer(drainTimeout)
+	select {
+	case <-drained:
+	case <-timer.C:
+	}
+	timer.Stop()
+	v.closeOurs()
+	<-drained
+	v.api.close()
+	err := v.verdict()
+	if cerr := v.site.remove(); cerr != nil {
+		v.log.Error("clearing up after Firecracker", "error", cerr)
+		if err == nil {
+			err = machine.Errorf("state.readonly", "look at the machine's folder", "clearing up after Firecracker: %w", cerr)
+		}
+	}
+	v.err = err
+	close(v.done)
+}
+
+// closeOurs closes our ends.
+func (v *vm) closeOurs() {
+	for _, f := range []*os.File{v.stdout, v.stderr, v.logged.r, v.logged.w} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// verdict says whether the machine ended as it should. A power-off, a reboot and a panic all look
+// the same from outside, a reset; what the console said of a panic makes the difference.
+func (v *vm) verdict() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.killed {
+		return nil
+	}
+	if panicked := v.watch.text(); panicked != "" {
+		remedy := "look at the console log"
+		if strings.Contains(strings.ToLower(panicked), "memory") {
+			remedy = "give it more --memory, or look at the console log"
+		}
+		return machine.Errorf("guest.panic", remedy, "the guest's kernel panicked: %s", panicked)
+	}
+	if v.child.well() {
+		return nil
+	}
+	e := machine.Errorf("boot.vmm_died", "look at the VMM's words below, or at its log", "Firecracker %s", v.child.end())
+	if e.Detail = v.words.String(); e.Detail != "" {
+		e.Message += ": " + e.Detail[lastLine(e.Detail):]
+	}
+	return e
+}
+
+// Dial implements driver.VM. Firecracker answers once the guest has; a guest port that nobody
+// listens on (yet) is a connection that it closes.
+func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	pause := firstPause
+	for {
+		conn, err := v.dialOnce(ctx, port)
+		switch {
+		case err == nil:
+			return conn, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
+		case v.ended():
+			return nil, errEnded
+		case !retryDial(err), port != driver.AgentPort && !notThere(err):
+			return nil, err
+		}
+		if err := v.pause(ctx, v.child.exited, pause); err != nil {
+			if errors.Is(err, errEnded) {
+				return nil, err
+			}
+			return nil, fmt.Errorf("waiting for the guest: %w", err)
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+func (v *vm) dialOnce(ctx context.Context, port uint32) (net.Conn, error) {
+	conn, err := vsock.DialUnix(ctx, v.site.where(vsockSocket), port)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPeer(conn, v.site.uid); err != nil {
+		_ = conn.Close()
+		return nil, machine.Errorf("vmm.api", "end the machine with `mvmctl kill`, and look at its log", "connecting to the guest: %w", err)
+	}
+	return conn, nil
+}
+
+// retryDial: the guest does not listen yet, or Firecracker closed the connection while it set up
+// its side.
+func retryDial(err error) bool {
+	return errors.Is(err, vsock.ErrNotListening) || notThere(err) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func (v *vm) ended() bool {
+	select {
+	case <-v.child.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// Shutdown implements driver.VM. Ctrl-Alt-Del is the only button that Firecracker has, and only
+// on amd64; a guest without a keyboard driver does not notice. The agent's channel is the way
+// that works everywhere.
+func (v *vm) Shutdown(ctx context.Context) error {
+	if v.ended() {
+		return nil
+	}
+	err := v.api.call(ctx, ctrlADRequest())
+	if errors.Is(err, errAPIClosed) {
+		return nil // it is ending or has ended
+	}
+	if f, ok := errors.AsType[*fault](err); ok {
+		return machine.Errorf("vmm.api", "use `mvmctl kill`", "Firecracker cannot press the guest's power button: %w", f)
+	}
+	return err
+}
+
+// Kill implements driver.VM.
+func (v *vm) Kill() error {
+	v.mu.Lock()
+	if !v.ended() { // else how it ended is settled
+		v.killed = true
+	}
+	v.mu.Unlock()
+	return v.child.kill()
+}
+
+// Wait implements driver.VM.
+func (v *vm) Wait() error {
+	<-v.done
+	return v.err
+}
+
+// Pid implements driver.ProcessOwner. Of a jail it is the first process, with which all others end.
+func (v *vm) Pid() int { return v.child.pid }

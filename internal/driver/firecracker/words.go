@@ -1,0 +1,110 @@
+package firecracker
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"unicode"
+	"unicode/utf8"
+)
+
+// tail keeps the end of what was written to it. Its zero value is ready.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+const (
+	maxTail      = 16 << 10 // bytes kept
+	maxTailLines = 20       // lines shown
+)
+
+// Write implements io.Writer; it never fails.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p[max(0, len(p)-maxTail):]...)
+	if over := len(t.buf) - maxTail; over > 0 {
+		t.buf = append(t.buf[:0], t.buf[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) raw() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.buf)
+}
+
+// String returns the last lines, escaped for a terminal.
+func (t *tail) String() string {
+	lines := strings.Split(strings.TrimSpace(t.raw()), "\n")
+	lines = lines[max(0, len(lines)-maxTailLines):]
+	for i, l := range lines {
+		lines[i] = escape(strings.TrimRight(l, "\r"))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// escape makes foreign text safe to print: control characters become \xNN.
+func escape(s string) string {
+	var b strings.Builder
+	for i, r := range s {
+		switch {
+		case r == utf8.RuneError || !unicode.IsPrint(r) && r != '\t':
+			_, n := utf8.DecodeRuneInString(s[i:])
+			for _, c := range []byte(s[i : i+n]) {
+				b.WriteString(`\x`)
+				b.WriteByte("0123456789abcdef"[c>>4])
+				b.WriteByte("0123456789abcdef"[c&15])
+			}
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// panicWatch finds a kernel panic in the console's bytes as they pass by. What it finds is the
+// guest's word only; it explains an end, it decides nothing.
+type panicWatch struct {
+	mu    sync.Mutex
+	line  []byte
+	found string
+}
+
+const panicMark = "Kernel panic - not syncing"
+
+func (w *panicWatch) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := len(p)
+	for len(p) > 0 && w.found == "" {
+		piece, rest, whole := bytes.Cut(p, []byte("\n"))
+		if room := 1024 - len(w.line); room > 0 {
+			w.line = append(w.line, piece[:min(room, len(piece))]...)
+		}
+		if !whole {
+			break
+		}
+		if i := bytes.Index(w.line, []byte(panicMark)); i >= 0 {
+			w.found = escape(strings.TrimSpace(string(w.line[i:])))
+		}
+		w.line, p = w.line[:0], rest
+	}
+	return n, nil
+}
+
+// text returns the panic's line, or "".
+func (w *panicWatch) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.found
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}
