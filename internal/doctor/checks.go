@@ -169,19 +169,28 @@ func kernelCheck(h Host) Check {
 func backendsCheck(h Host) Check {
 	return Check{Name: "backends", Required: true, Run: func(ctx context.Context) Finding {
 		var lines, fixes []string
+		all := h.Backends(ctx)
 		chosen := ""
-		for _, b := range h.Backends(ctx) {
+		for _, b := range all {
+			if b.Available && b.Chosen {
+				chosen = b.Name + " (" + b.Summary + ")"
+			}
+		}
+		for _, b := range all {
 			line := b.Name + " (" + b.Summary + ")"
 			switch {
 			case b.Available && b.Chosen:
-				chosen = line
 				lines = append(lines, b.Notes...)
 			case b.Available:
 				lines = append(append(lines, line+" works when it is asked for with --hypervisor "+b.Name), b.Notes...)
 			default:
 				lines = append(lines, b.Name+": "+b.Problem)
-				if b.Remedy != "" {
+				switch {
+				case b.Remedy == "":
+				case chosen == "":
 					fixes = append(fixes, b.Name+": "+b.Remedy)
+				default: // nothing is broken, so there is no fix; but it may be a better one
+					lines = append(lines, "  to have it: "+b.Remedy)
 				}
 			}
 		}

@@ -105,7 +105,7 @@ func TestBackends(t *testing.T) {
 		h    Host
 		want Finding
 	}{
-		{"all", answer(good, other, bad), Finding{Level: OK, Message: "up uses one (1.0, vm)\ntwo (2.0) works when it is asked for with --hypervisor two\nthree: three is not installed"}},
+		{"all", answer(good, other, bad), Finding{Level: OK, Message: "up uses one (1.0, vm)\ntwo (2.0) works when it is asked for with --hypervisor two\nthree: three is not installed\n  to have it: apt install three"}},
 		{"one missing", answer(bad), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\nthree: three is not installed", Fix: "three: apt install three"}},
 		{"only on request", answer(other), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\ntwo (2.0) works when it is asked for with --hypervisor two"}},
 		{"none", answer(), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here"}},
