@@ -92,7 +92,7 @@ func (e *Engine) findKernel(ctx context.Context, want string, progress func(Prog
 
 func bootKernel(k kernel.Kernel) machine.Kernel {
 	mk := machine.Kernel{ID: k.ID, Release: k.Release, BzImage: k.BzImage}
-	if k.PVH {
+	if k.PVH || k.Arch == "arm64" { // an Image is entered at its beginning, and every VMM takes it plain
 		mk.VMLinux = k.VMLinux
 	}
 	return mk

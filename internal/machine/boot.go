@@ -31,7 +31,7 @@ type Kernel struct {
 	ID      string `json:"id"`      // digest that names kernel and modules
 	Release string `json:"release"` // as `uname -r` prints it
 	BzImage string `json:"bzimage"` // compressed kernel, "" when there is none
-	VMLinux string `json:"vmlinux"` // ELF kernel with a PVH entry, "" when there is none
+	VMLinux string `json:"vmlinux"` // ELF kernel with a PVH entry (arm64: Image), "" when there is none
 }
 
 // Role says what a disk is for. The guest finds its drives by this name (virtio serial
