@@ -7,6 +7,7 @@ import (
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/driver/fake"
+	"github.com/mvmctl/mvmctl/internal/driver/firecracker"
 	"github.com/mvmctl/mvmctl/internal/driver/qemu"
 	"github.com/mvmctl/mvmctl/internal/engine"
 	"github.com/mvmctl/mvmctl/internal/paths"
@@ -15,6 +16,13 @@ import (
 // drivers are the backends in this binary, in order of preference, and the names of those that
 // are used only when they are asked for.
 func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver, map[string]bool) {
+	fc := firecracker.New(firecracker.Options{
+		CacheDir: p.Cache, Binary: os.Getenv("MVM_FIRECRACKER"), Log: log,
+		BootProbe: func(ctx context.Context) (firecracker.ProbeAssets, error) {
+			k, rd, err := e.ProbeAssets(ctx)
+			return firecracker.ProbeAssets{Kernel: k, Initrd: rd}, err
+		},
+	})
 	q := qemu.New(qemu.Options{
 		CacheDir: p.Cache, Accel: os.Getenv("MVM_QEMU_ACCEL"), Binary: os.Getenv("MVM_QEMU"), Log: log,
 		BootProbe: func(ctx context.Context) (qemu.ProbeAssets, error) {
@@ -23,5 +31,5 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 		},
 	})
 	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
-	return []driver.Driver{q, f}, map[string]bool{f.Name(): true}
+	return []driver.Driver{fc, q, f}, map[string]bool{f.Name(): true}
 }
