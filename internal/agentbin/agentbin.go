@@ -20,6 +20,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
 const (
@@ -213,6 +214,16 @@ func isReady(file string, size int64) bool {
 	return err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o555 == 0o555 && st.Size() == size
 }
 
+const unpacking = "unpacking the guest agent"
+
+// cacheFile is the file that is written: what it refuses is told apart from what cannot be read.
+type cacheFile struct{ f *os.File }
+
+func (c cacheFile) Write(p []byte) (int, error) {
+	n, err := c.f.Write(p)
+	return n, paths.CacheError(unpacking, err)
+}
+
 // install writes the agent to its place in the cache and checks its digest on the way.
 func install(ctx context.Context, file, digest string, content io.Reader) (err error) {
 	if err := ctx.Err(); err != nil {
@@ -220,11 +231,11 @@ func install(ctx context.Context, file, digest string, content io.Reader) (err e
 	}
 	dir := filepath.Dir(file)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return paths.CacheError(unpacking, err)
 	}
 	tmp, err := os.CreateTemp(dir, ".tmp-")
 	if err != nil {
-		return err
+		return paths.CacheError(unpacking, err)
 	}
 	defer func() {
 		if err != nil {
@@ -232,7 +243,7 @@ func install(ctx context.Context, file, digest string, content io.Reader) (err e
 		}
 	}()
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(tmp, sum), io.LimitReader(content, maxAgent+1))
+	n, err := io.Copy(io.MultiWriter(cacheFile{tmp}, sum), io.LimitReader(content, maxAgent+1))
 	switch {
 	case err != nil:
 	case n > maxAgent:
@@ -244,7 +255,7 @@ func install(ctx context.Context, file, digest string, content io.Reader) (err e
 		err = tmp.Chmod(0o755)
 	}
 	if err == nil {
-		err = tmp.Sync()
+		err = paths.CacheError(unpacking, tmp.Sync())
 	}
 	if cerr := tmp.Close(); err == nil {
 		err = cerr

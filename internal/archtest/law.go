@@ -62,7 +62,7 @@ func table() map[string]row {
 		"nix":      host(2, "machine", "paths", "nix-flake"),
 		"volume":   host(2, "machine", "paths", "disk", "flock"),
 		"initrd":   host(2, "machine", "paths", "trust", "disk", "kernel"),
-		"agentbin": host(2, "machine"),
+		"agentbin": host(2, "machine", "paths"),
 
 		// 3 backends: they see the contract and what they need to start a VMM, never each other
 		"driver":             host(3, "machine"),

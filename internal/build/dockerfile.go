@@ -37,7 +37,7 @@ func (b *Builder) Dockerfile(ctx context.Context, path string, o Options) (Resul
 	}
 	work, err := os.MkdirTemp(b.Work, "dockerfile-")
 	if err != nil {
-		return Result{}, paths.WriteError("making a folder for the build", err)
+		return Result{}, paths.CacheError("making a folder for the build", err)
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 	// The image gets a name of its own in the engine, so that it alone can be removed again: its

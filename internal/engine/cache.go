@@ -174,7 +174,7 @@ func (u *CacheUse) drop(path string, isDir, dryRun bool) error {
 	if dryRun {
 		return nil
 	}
-	return paths.WriteError("removing "+path, os.RemoveAll(path))
+	return paths.CacheError("removing "+path, os.RemoveAll(path))
 }
 
 // bootFiles are the cached files that machines were last started with.

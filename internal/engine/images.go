@@ -199,7 +199,7 @@ func (e *Engine) ExportImage(ctx context.Context, name, format, to string, w io.
 		return err
 	}
 	if format == "ext4" {
-		return paths.WriteError("writing "+to, disk.CopySparse(to, img.Path))
+		return paths.TargetError("writing "+to, disk.CopySparse(to, img.Path))
 	}
 	fs, closeDisk, err := openDisk(img.Path)
 	if err != nil {
@@ -210,7 +210,7 @@ func (e *Engine) ExportImage(ctx context.Context, name, format, to string, w io.
 		_, err = layer.ToTar(ctx, fs, w)
 		return err
 	}
-	return paths.WriteError("writing "+to, disk.Atomically(to, func(f *os.File) error {
+	return paths.TargetError("writing "+to, disk.Atomically(to, func(f *os.File) error {
 		_, err := layer.ToTar(ctx, fs, f)
 		return err
 	}))

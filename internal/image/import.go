@@ -49,7 +49,7 @@ func (s *Store) Import(ctx context.Context, d Draft, fill func(*disk.Writer) (No
 		return err
 	})
 	if err != nil {
-		return Image{}, paths.WriteError("writing the image", err)
+		return Image{}, paths.CacheError("writing the image", err)
 	}
 	fault.Point(fault.ImageWritten)
 	digest, size, err := digestFile(ctx, rootfs)
@@ -71,7 +71,7 @@ func (s *Store) Import(ctx context.Context, d Draft, fill func(*disk.Writer) (No
 		return err
 	})
 	if err != nil {
-		return Image{}, paths.WriteError("writing the image's manifest", err)
+		return Image{}, paths.CacheError("writing the image's manifest", err)
 	}
 	fault.Point(fault.ImageReady)
 	return s.admit(ctx, work, m, d.Names)
@@ -87,10 +87,10 @@ func (s *Store) admit(ctx context.Context, work string, m Manifest, names []Name
 	if _, err := s.Open(m.ID); err != nil {
 		place := filepath.Join(s.dir, m.ID)
 		if err := os.RemoveAll(place); err != nil { // a damaged one
-			return Image{}, paths.WriteError("replacing image "+shortID(m.ID), err)
+			return Image{}, paths.CacheError("replacing image "+shortID(m.ID), err)
 		}
 		if err := os.Rename(work, place); err != nil {
-			return Image{}, paths.WriteError("storing image "+shortID(m.ID), err)
+			return Image{}, paths.CacheError("storing image "+shortID(m.ID), err)
 		}
 		if err := syncDir(s.dir); err != nil {
 			return Image{}, err
@@ -123,11 +123,11 @@ func (s *Store) workplace(ctx context.Context) (dir string, release func(), err 
 	}
 	dir, err = os.MkdirTemp(tmp, "import-")
 	if err != nil {
-		return "", nil, paths.WriteError("making a folder for the import", err)
+		return "", nil, paths.CacheError("making a folder for the import", err)
 	}
 	alive, err := flock.TryLock(dir + lockSuffix)
 	if err != nil || alive == nil {
-		return "", nil, errors.Join(paths.WriteError("making a folder for the import", err), os.RemoveAll(dir))
+		return "", nil, errors.Join(paths.CacheError("making a folder for the import", err), os.RemoveAll(dir))
 	}
 	return dir, func() {
 		_ = os.RemoveAll(dir) // nothing of it when it became an image; else the next import tries again
@@ -154,7 +154,7 @@ func (s *Store) leftovers(remove bool) (found int, bytes int64, err error) {
 		path := filepath.Join(tmp, strings.TrimSuffix(e.Name(), lockSuffix))
 		alive, err := flock.TryLock(path + lockSuffix)
 		if err != nil {
-			return found, bytes, paths.WriteError("looking at "+path, err)
+			return found, bytes, paths.CacheError("looking at "+path, err)
 		}
 		if alive == nil {
 			continue // an import under way
@@ -169,7 +169,7 @@ func (s *Store) leftovers(remove bool) (found int, bytes int64, err error) {
 		}
 		alive()
 		if err != nil {
-			return found, bytes, paths.WriteError("removing "+path, err)
+			return found, bytes, paths.CacheError("removing "+path, err)
 		}
 	}
 	return found, bytes, nil

@@ -87,13 +87,13 @@ func (s *Store) delete(img Image) error {
 		return err
 	}
 	if err := os.RemoveAll(gone); err != nil {
-		return paths.WriteError("removing "+gone, err)
+		return paths.CacheError("removing "+gone, err)
 	}
 	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return paths.WriteError("removing image "+shortID(img.ID), err)
+		return paths.CacheError("removing image "+shortID(img.ID), err)
 	}
 	if err := os.RemoveAll(gone); err != nil {
-		return paths.WriteError("removing "+gone, err)
+		return paths.CacheError("removing "+gone, err)
 	}
 	return nil
 }
@@ -101,7 +101,7 @@ func (s *Store) delete(img Image) error {
 func (s *Store) unname(n Name) error {
 	err := os.Remove(filepath.Join(s.dir, refsDir, n.file()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return paths.WriteError("removing the name "+n.String(), err)
+		return paths.CacheError("removing the name "+n.String(), err)
 	}
 	return nil
 }

@@ -307,7 +307,7 @@ func (s *Store) point(n Name, id string) error {
 		_, err := f.Write(append(data, '\n'))
 		return err
 	})
-	return paths.WriteError("naming image "+n.String(), err)
+	return paths.CacheError("naming image "+n.String(), err)
 }
 
 // lock is held by whoever puts images or names in or takes them out.

@@ -14,6 +14,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
 // formatVersion is part of every cache key; raise it when the layout changes.
@@ -58,6 +61,9 @@ func Build(ctx context.Context, cacheDir string, in Input) (string, error) {
 		return path, nil
 	}
 	if err := build(ctx, dir, path, in); err != nil {
+		if _, told := errors.AsType[*machine.Error](err); told {
+			return "", err
+		}
 		return "", fmt.Errorf("building initramfs: %w", err)
 	}
 	return path, nil
@@ -93,18 +99,18 @@ func whole(path string) bool {
 // build writes the archive to a temporary file and gives it its name when it is on the disk.
 func build(ctx context.Context, dir, path string, in Input) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return paths.CacheError(building, err)
 	}
 	tmp, err := os.CreateTemp(dir, ".build-")
 	if err != nil {
-		return err
+		return paths.CacheError(building, err)
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, ignoreGone(os.Remove(tmp.Name())))
 		}
 	}()
-	buffered := bufio.NewWriterSize(tmp, 1<<20)
+	buffered := bufio.NewWriterSize(cacheFile{tmp}, 1<<20)
 	err = writeArchive(ctx, buffered, in)
 	if err == nil {
 		err = buffered.Flush()
@@ -113,7 +119,7 @@ func build(ctx context.Context, dir, path string, in Input) (err error) {
 		err = tmp.Chmod(0o644)
 	}
 	if err == nil {
-		err = tmp.Sync()
+		err = paths.CacheError(building, tmp.Sync())
 	}
 	if cerr := tmp.Close(); err == nil {
 		err = cerr
@@ -122,9 +128,19 @@ func build(ctx context.Context, dir, path string, in Input) (err error) {
 		return err
 	}
 	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
+		return paths.CacheError(building, err)
 	}
 	return syncDir(dir)
+}
+
+const building = "building initramfs"
+
+// cacheFile is the file that is written: what it refuses is told apart from what cannot be read.
+type cacheFile struct{ f *os.File }
+
+func (c cacheFile) Write(p []byte) (int, error) {
+	n, err := c.f.Write(p)
+	return n, paths.CacheError(building, err)
 }
 
 func ignoreGone(err error) error {

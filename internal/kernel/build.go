@@ -100,7 +100,7 @@ func (b *builder) run(ctx context.Context) (Kernel, bool, error) {
 			"the kernel's makefiles cannot handle blanks and marks in %q", strings.TrimSpace(b.work+" "+b.code.dir))
 	}
 	if err := os.MkdirAll(b.work, 0o755); err != nil {
-		return Kernel{}, false, paths.WriteError("making "+b.work, err)
+		return Kernel{}, false, paths.CacheError("making "+b.work, err)
 	}
 	if err := b.takeLock(ctx); err != nil {
 		return Kernel{}, false, err
@@ -136,9 +136,9 @@ func (b *builder) run(ctx context.Context) (Kernel, bool, error) {
 		},
 	}, nil)
 	if err != nil {
-		return Kernel{}, false, paths.WriteError("importing the kernel", err)
+		return Kernel{}, false, paths.CacheError("importing the kernel", err)
 	}
-	return k, true, paths.WriteError("removing the build's files", os.RemoveAll(filepath.Dir(out)))
+	return k, true, paths.CacheError("removing the build's files", os.RemoveAll(filepath.Dir(out)))
 }
 
 // takeLock waits for the work folder. The build's processes inherit the lock: it is free when
@@ -146,7 +146,7 @@ func (b *builder) run(ctx context.Context) (Kernel, bool, error) {
 func (b *builder) takeLock(ctx context.Context) error {
 	f, err := os.OpenFile(filepath.Join(b.work, WorkLock), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return paths.WriteError("locking "+b.work, err)
+		return paths.CacheError("locking "+b.work, err)
 	}
 	if free, err := flock.TryLock(f.Name()); err == nil && free != nil {
 		free()
@@ -187,7 +187,7 @@ func (b *builder) source(ctx context.Context) (string, error) {
 	b.opts.Progress(0, 0, "unpacking the source")
 	tmp, err := os.MkdirTemp(b.work, tmpSource)
 	if err != nil {
-		return "", paths.WriteError("unpacking kernel source", err)
+		return "", paths.CacheError("unpacking kernel source", err)
 	}
 	defer os.RemoveAll(tmp)
 	tree := filepath.Join(tmp, "source")
@@ -196,10 +196,10 @@ func (b *builder) source(ctx context.Context) (string, error) {
 	}
 	// Once for eighty thousand files, so that the name means a whole source also after a crash.
 	if err := syncFS(tree); err != nil {
-		return "", paths.WriteError("unpacking kernel source", err)
+		return "", paths.CacheError("unpacking kernel source", err)
 	}
 	if err := os.Rename(tree, final); err != nil {
-		return "", paths.WriteError("unpacking kernel source", err)
+		return "", paths.CacheError("unpacking kernel source", err)
 	}
 	return final, nil
 }
@@ -210,9 +210,9 @@ func (b *builder) outFolder() (string, error) {
 	dir := filepath.Join(b.work, "build-"+nameDigest(b.origin()))
 	out := filepath.Join(dir, "out")
 	if err := os.MkdirAll(out, 0o755); err != nil {
-		return "", paths.WriteError("making "+out, err)
+		return "", paths.CacheError("making "+out, err)
 	}
-	return out, paths.WriteError("making "+dir, os.WriteFile(filepath.Join(dir, fileBoot), []byte(bootID()), 0o644))
+	return out, paths.CacheError("making "+dir, os.WriteFile(filepath.Join(dir, fileBoot), []byte(bootID()), 0o644))
 }
 
 // fileBoot says in which boot of the host a build was under way.

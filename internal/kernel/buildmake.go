@@ -60,11 +60,11 @@ func (m *maker) target() string {
 // contents that nothing has changed.
 func (m *maker) make(ctx context.Context) error {
 	if err := removeIfThere(m.logPath()); err != nil {
-		return paths.WriteError("writing the build's log", err)
+		return paths.CacheError("writing the build's log", err)
 	}
 	m.opts.Progress(0, 0, "configuring")
 	if err := os.WriteFile(m.askedPath(), []byte(optionText(m.asked)), 0o644); err != nil {
-		return paths.WriteError("writing the kernel's options", err)
+		return paths.CacheError("writing the kernel's options", err)
 	}
 	if err := m.run(ctx, configTarget); err != nil {
 		return err
@@ -79,7 +79,7 @@ func (m *maker) make(ctx context.Context) error {
 func (m *maker) run(ctx context.Context, target string) error {
 	logFile, err := os.OpenFile(m.logPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
-		return paths.WriteError("writing the build's log", err)
+		return paths.CacheError("writing the build's log", err)
 	}
 	defer logFile.Close()
 	out := &makeLog{file: logFile, report: func(what string) { m.opts.Progress(0, 0, what) }}
@@ -104,7 +104,7 @@ func (m *maker) run(ctx context.Context, target string) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case out.err != nil:
-		return paths.WriteError("writing the build's log", out.err)
+		return paths.CacheError("writing the build's log", out.err)
 	case err != nil:
 		return m.failed(target, err, out)
 	}
@@ -113,7 +113,7 @@ func (m *maker) run(ctx context.Context, target string) error {
 
 func (m *maker) failed(target string, err error, out *makeLog) error {
 	if text := out.text(); strings.Contains(text, "No space left on device") {
-		return paths.WriteError("building the kernel in "+m.work, syscall.ENOSPC)
+		return paths.CacheError("building the kernel in "+m.work, syscall.ENOSPC)
 	}
 	return &machine.Error{
 		Code:    "kernel.build",

@@ -92,7 +92,7 @@ func (s *Store) sourceFromApt(ctx context.Context, progress func(int64, int64, s
 		unpack: func(ctx context.Context, into string) error {
 			dir, err := os.MkdirTemp(filepath.Dir(into), tmpSource)
 			if err != nil {
-				return paths.WriteError("downloading kernel source", err)
+				return paths.CacheError("downloading kernel source", err)
 			}
 			defer os.RemoveAll(dir)
 			if err := apt.download(ctx, dir, []string{pkg}, files, progress); err != nil {
@@ -126,7 +126,7 @@ func (a aptTools) sourcePackage(ctx context.Context) (string, error) {
 func badSource(name string, err error) error {
 	var bad *formatError
 	if err == nil || !errors.As(err, &bad) {
-		return paths.WriteError("unpacking kernel source", err)
+		return paths.CacheError("unpacking kernel source", err)
 	}
 	return machine.Errorf("kernel.source", remedySource, "%q is no kernel source: %w", name, bad)
 }

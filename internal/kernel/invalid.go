@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
 // formatError is a fault of the bytes in a file, as opposed to a fault of reading them.
@@ -30,6 +32,9 @@ func truncated(what string, err error) error {
 func asInvalid(file string, err error) error {
 	var bad *formatError
 	if !errors.As(err, &bad) {
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return paths.CacheError("storing the kernel", err)
+		}
 		return err
 	}
 	return &machine.Error{

@@ -129,7 +129,7 @@ func reason(err error) error {
 // explainHost is for errors of writing the image.
 func explainHost(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return machine.Errorf("limit.disk", "free some space there, for example with `mvmctl rm` of machines you no longer need", "writing the image: %w", err)
+		return machine.Errorf("limit.disk", "free some space there: `mvmctl cache prune --all` removes what can be fetched or made again, `mvmctl image prune` images without a name; or set MVM_CACHE_DIR to a directory with more", "writing the image: %w", err)
 	}
 	return err
 }

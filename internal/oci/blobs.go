@@ -130,7 +130,7 @@ func (b *Blobs) acquire(ctx context.Context, digest string, size int64) (*partia
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 		if err != nil {
-			return nil, paths.WriteError("storing a layer", err)
+			return nil, paths.CacheError("storing a layer", err)
 		}
 		if err := flock.Hold(ctx, f); err != nil {
 			return nil, err
@@ -180,7 +180,7 @@ func (p *partial) reset() error {
 	p.hash.Reset()
 	p.n = 0
 	if err := p.f.Truncate(0); err != nil {
-		return paths.WriteError("storing a layer", err)
+		return paths.CacheError("storing a layer", err)
 	}
 	_, err := p.f.Seek(0, io.SeekStart)
 	return err
@@ -192,7 +192,7 @@ func (p *partial) Write(data []byte) (int, error) {
 	p.hash.Write(data[:n])
 	p.n += int64(n)
 	fault.Point(fault.PullPartial)
-	return n, paths.WriteError("storing a layer", err)
+	return n, paths.CacheError("storing a layer", err)
 }
 
 // finish gives a file its name, if it is what the digest says.
@@ -201,10 +201,10 @@ func (b *Blobs) finish(p *partial, digest string) error {
 		return errors.Join(digestError("layer %s is not what was promised: its digest is %s", shortDigest(digest), shortDigest(got)), p.reset())
 	}
 	if err := p.f.Sync(); err != nil {
-		return paths.WriteError("storing a layer", err)
+		return paths.CacheError("storing a layer", err)
 	}
 	if err := os.Rename(p.f.Name(), b.path(digest)); err != nil {
-		return paths.WriteError("storing a layer", err)
+		return paths.CacheError("storing a layer", err)
 	}
 	fault.Point(fault.PullLayer)
 	return syncDir(b.dir)
@@ -233,12 +233,12 @@ func (b *Blobs) spool(ctx context.Context) (*partial, error) {
 		err = os.Remove(path)
 		dead()
 		if err != nil {
-			return nil, paths.WriteError("removing an unfinished layer", err)
+			return nil, paths.CacheError("removing an unfinished layer", err)
 		}
 	}
 	f, err := os.CreateTemp(b.dir, spoolPrefix+"*")
 	if err != nil {
-		return nil, paths.WriteError("storing a layer", err)
+		return nil, paths.CacheError("storing a layer", err)
 	}
 	if err := flock.Hold(ctx, f); err != nil {
 		return nil, err
@@ -261,7 +261,7 @@ func (b *Blobs) checkSpace(need int64) error {
 	if need <= free {
 		return nil
 	}
-	return machine.Errorf("limit.disk", "free some space there, or set MVM_CACHE_DIR to a directory with more",
+	return machine.Errorf("limit.disk", "free some space there: `mvmctl cache prune --all` removes what can be fetched or made again, `mvmctl image prune` images without a name; or set MVM_CACHE_DIR to a directory with more",
 		"the image's layers need %s in %s, which has %s free", bytesText(need), b.dir, bytesText(free))
 }
 

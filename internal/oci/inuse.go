@@ -33,7 +33,7 @@ func (b *Blobs) keep(ctx context.Context, digests ...string) error {
 		}
 		f, err := os.CreateTemp(b.dir, usePrefix+"*")
 		if err != nil {
-			return paths.WriteError("storing a layer", err)
+			return paths.CacheError("storing a layer", err)
 		}
 		if err := flock.Hold(ctx, f); err != nil {
 			return err
@@ -42,7 +42,7 @@ func (b *Blobs) keep(ctx context.Context, digests ...string) error {
 	}
 	for _, d := range digests {
 		if _, err := b.use.WriteString(strings.TrimPrefix(d, digestPrefix) + "\n"); err != nil {
-			return paths.WriteError("storing a layer", err)
+			return paths.CacheError("storing a layer", err)
 		}
 	}
 	return nil
@@ -99,7 +99,7 @@ func usedLayers(dir string) ([]string, error) {
 			err := os.Remove(list)
 			dead()
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, paths.WriteError("removing what an import left", err)
+				return nil, paths.CacheError("removing what an import left", err)
 			}
 			continue
 		}

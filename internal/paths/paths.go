@@ -213,15 +213,35 @@ func MakePrivate(dir string) error {
 }
 
 func dirError(dir string, err error) error {
-	err = WriteError("making "+dir, err)
+	err = writeError("making "+dir, "free some space there: "+removeMachines+"; "+removeCached, err)
 	if _, known := errors.AsType[*machine.Error](err); !known {
 		return machine.Errorf("env.path", "choose another place with MVM_STATE_DIR, MVM_CACHE_DIR or MVM_RUNTIME_DIR", "%w", err)
 	}
 	return err
 }
 
+// What makes room, by what a directory holds.
+const (
+	removeMachines = "`mvmctl rm` removes machines you no longer need"
+	removeCached   = "`mvmctl cache prune --all` removes what can be fetched or made again, `mvmctl image prune` images without a name"
+)
+
 // WriteError turns an error of writing below our directories into one that says what to do.
 func WriteError(doing string, err error) error {
+	return writeError(doing, "free some space there, for example with `mvmctl rm` of machines you no longer need", err)
+}
+
+// CacheError is WriteError for the files below Cache, which no machine's end makes smaller.
+func CacheError(doing string, err error) error {
+	return writeError(doing, "free some space there: "+removeCached+"; or set MVM_CACHE_DIR to a directory with more", err)
+}
+
+// TargetError is WriteError for a file that the user told us to write.
+func TargetError(doing string, err error) error {
+	return writeError(doing, "free some space there, or write to another place", err)
+}
+
+func writeError(doing, room string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -230,7 +250,7 @@ func WriteError(doing string, err error) error {
 	}
 	switch {
 	case isNoSpace(err):
-		return machine.Errorf("limit.disk", "free some space there, for example with `mvmctl rm` of machines you no longer need", "%s: %w", doing, err)
+		return machine.Errorf("limit.disk", room, "%s: %w", doing, err)
 	case isReadOnly(err), errors.Is(err, fs.ErrPermission):
 		return machine.Errorf("state.readonly", "make it writable, or choose other places with MVM_STATE_DIR, MVM_CACHE_DIR and MVM_RUNTIME_DIR", "%s: %w", doing, err)
 	}

@@ -146,3 +146,21 @@ func TestWriteErrorsSayWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// What makes room is said by what is there: machines are not in the cache.
+func TestRemediesOfAFullDisk(t *testing.T) {
+	full := &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}
+	for _, c := range []struct {
+		err        error
+		with, sans string
+	}{
+		{WriteError("x", full), "`mvmctl rm`", "cache prune"},
+		{CacheError("x", full), "`mvmctl cache prune --all`", "`mvmctl rm`"},
+		{TargetError("x", full), "another place", "mvmctl"},
+	} {
+		e, ok := errors.AsType[*machine.Error](c.err)
+		if !ok || !strings.Contains(e.Remedy, c.with) || strings.Contains(e.Remedy, c.sans) {
+			t.Errorf("%+v: with %q, without %q", c.err, c.with, c.sans)
+		}
+	}
+}
