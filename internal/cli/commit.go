@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mvmctl/mvmctl/internal/build"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/ui"
 )
@@ -17,8 +18,8 @@ func (a *app) commitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "commit [flags] NAME IMAGE", GroupID: groupImages,
 		Short: "Make an image of a stopped machine",
-		Long: `Make an image of a stopped machine: its image with what it has changed, under a new
-name. What is on volumes is not part of it.`,
+		Long: `Make an image of a stopped machine, its image with what it has changed, under a new
+name, and print the name. What is on volumes is not part of it.`,
 		Example:           "  mvmctl down web && mvmctl commit web web:configured",
 		ValidArgsFunction: a.completeNames(1),
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -39,7 +40,7 @@ name. What is on volumes is not part of it.`,
 			if asJSON {
 				return ui.JSON(a.out, d)
 			}
-			_, err = fmt.Fprintln(a.out, d.ID)
+			_, err = fmt.Fprintln(a.out, ui.Line(build.ImageName(args[1])))
 			return err
 		},
 	}

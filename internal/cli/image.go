@@ -92,16 +92,23 @@ func (a *app) allImages(ctx context.Context, eng Engine) ([]engine.ImageInfo, er
 	for _, e := range c.All() {
 		if i, ok := have[e.Name]; ok {
 			list[i].Description, list[i].Tags = e.Description, e.Tags
+			list[i].CPUs, list[i].Memory, list[i].Disk = e.CPUs, e.Memory, e.Disk
 			continue
 		}
-		list = append(list, engine.ImageInfo{
-			Name: e.Name, Names: []string{e.Name}, Description: e.Description, Builder: e.Builder, Source: e.Ref, Tags: e.Tags, Expected: e.Size,
-		})
+		list = append(list, listedImage(e))
 	}
 	slices.SortStableFunc(list, func(x, y engine.ImageInfo) int {
 		return cmp.Or(strings.Compare(yes(y.Cached), yes(x.Cached)), strings.Compare(x.Name, y.Name))
 	})
 	return list, nil
+}
+
+// listedImage is an entry of the catalog as an image that is not in the store.
+func listedImage(e catalog.Entry) engine.ImageInfo {
+	return engine.ImageInfo{
+		Name: e.Name, Names: []string{e.Name}, Description: e.Description, Builder: e.Builder, Source: e.Ref, Tags: e.Tags,
+		Expected: e.Size, CPUs: e.CPUs, Memory: e.Memory, Disk: e.Disk, InUseBy: []string{},
+	}
 }
 
 func (a *app) imageSearchCommand() *cobra.Command {
@@ -135,9 +142,11 @@ func (a *app) imageSearchCommand() *cobra.Command {
 }
 
 func (a *app) imageInfoCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "info IMAGE", Aliases: []string{"inspect"},
-		Short:             "Print everything about an image, as JSON",
+	cmd := &cobra.Command{
+		Use: "info [flags] IMAGE", Aliases: []string{"inspect"},
+		Short: "Print everything about an image, as JSON",
+		Long: `Print everything about an image, as JSON. Of one of the catalog that was not fetched yet
+that is what the catalog says.`,
 		Example:           "  mvmctl image info minimal",
 		Args:              exactly("IMAGE"),
 		ValidArgsFunction: a.completeStored,
@@ -147,17 +156,36 @@ func (a *app) imageInfoCommand() *cobra.Command {
 				return err
 			}
 			d, err := eng.Image(cmd.Context(), args[0])
+			if machine.CodeOf(err) == "image.not_found" {
+				entry, listed, cerr := a.inCatalog(args[0])
+				if cerr != nil {
+					return cerr
+				}
+				if listed {
+					a.say("note: %s is of the catalog and not fetched; `mvmctl image pull %s` fetches it\n", entry.Name, entry.Name)
+					return ui.JSON(a.out, listedImage(entry))
+				}
+			}
 			if err != nil {
 				return err
 			}
 			return ui.JSON(a.out, d)
 		},
 	}
+	jsonAnyway(cmd)
+	return cmd
+}
+
+// jsonAnyway gives --json to a command that prints nothing else: for its errors, and so that
+// nobody has to know which commands those are.
+func jsonAnyway(cmd *cobra.Command) {
+	cmd.Flags().Bool("json", false, "JSON is printed anyway; with this, errors are JSON too")
 }
 
 func (a *app) imageTagCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "tag IMAGE NAME",
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               "tag [flags] IMAGE NAME",
 		Short:             "Give an image one more name",
 		Long:              "Give an image one more name. A name that another image has is moved.",
 		Example:           "  mvmctl image tag web:1.2 web:stable",
@@ -168,9 +196,18 @@ func (a *app) imageTagCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return eng.TagImage(cmd.Context(), args[0], args[1])
+			if err := eng.TagImage(cmd.Context(), args[0], args[1]); err != nil || !asJSON {
+				return err
+			}
+			d, err := eng.Image(cmd.Context(), args[1])
+			if err != nil {
+				return err
+			}
+			return ui.JSON(a.out, d)
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything about the image; errors are JSON too")
+	return cmd
 }
 
 func (a *app) imageRemoveCommand() *cobra.Command {

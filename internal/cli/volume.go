@@ -106,8 +106,8 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 }
 
 func (a *app) volumeInspectCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "inspect NAME",
+	cmd := &cobra.Command{
+		Use:               "inspect [flags] NAME",
 		Short:             "Print everything about a volume, as JSON",
 		Example:           "  mvmctl volume inspect data",
 		Args:              oneVolume,
@@ -124,6 +124,8 @@ func (a *app) volumeInspectCommand() *cobra.Command {
 			return ui.JSON(a.out, v)
 		},
 	}
+	jsonAnyway(cmd)
+	return cmd
 }
 
 func (a *app) volumeRemoveCommand() *cobra.Command {

@@ -168,6 +168,9 @@ type ImageInfo struct {
 	Arch        string    `json:"arch,omitempty"`
 	Tags        []string  `json:"tags,omitempty"`
 	Expected    string    `json:"expected_size,omitempty"` // of one that is not here, about
+	CPUs        int       `json:"cpus,omitempty"`          // that the catalog gives a machine of it
+	Memory      string    `json:"memory,omitempty"`        //
+	Disk        string    `json:"disk,omitempty"`          //
 	Cached      bool      `json:"cached"`
 	Size        int64     `json:"disk_bytes"` // really used
 	Created     time.Time `json:"created,omitzero"`

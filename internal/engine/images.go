@@ -128,6 +128,7 @@ func (e *Engine) PruneImages(ctx context.Context, which Prune, dryRun bool) (Pru
 // each hears of every one; the error is that there is none of a name.
 func (e *Engine) VerifyImages(ctx context.Context, names []string, each func(ImageInfo, error)) error {
 	var ids []string
+	asked := map[int]string{} // which name an id was asked for by
 	if len(names) == 0 {
 		var err error
 		if ids, err = e.ImageStore.IDs(); err != nil {
@@ -143,15 +144,18 @@ func (e *Engine) VerifyImages(ctx context.Context, names []string, each func(Ima
 			each(ImageInfo{Name: n}, err)
 			continue
 		}
+		asked[len(ids)] = n
 		ids = append(ids, img.ID)
 	}
-	for _, id := range ids {
+	for i, id := range ids {
 		err := e.ImageStore.Verify(ctx, id)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		info := ImageInfo{ID: id, Name: id[:12]}
-		if img, ferr := e.ImageStore.Find(id); ferr == nil {
+		if n := asked[i]; n != "" {
+			info.Name = n
+		} else if img, ferr := e.ImageStore.Find(id); ferr == nil {
 			info.Name = img.Name()
 		}
 		each(info, err)

@@ -141,7 +141,7 @@ func (s *Store) Find(text string) (Image, error) {
 }
 
 func (s *Store) notFound(text string) error {
-	e := machine.Usagef("image.not_found", "`mvmctl image list` shows what there is", "there is no image %q", text)
+	e := machine.Errorf("image.not_found", "`mvmctl image list` shows what there is", "there is no image %q", text)
 	var names []string
 	refs, _, _ := s.refs() // only for a suggestion
 	for _, r := range refs {
