@@ -19,7 +19,11 @@ import (
 // Pull makes an image from a container image, wherever it is: see oci.ParseSource. One that the
 // store has already, from the same manifest, is only named.
 func (b *Builder) Pull(ctx context.Context, ref string, o Options) (Result, error) {
-	return b.pull(ctx, ref, ref, image.BuilderOCI, o)
+	r, err := b.pull(ctx, ref, ref, image.BuilderOCI, o)
+	if err != nil && ctx.Err() == nil && !oci.HasTransport(ref) {
+		return r, hinted(err, localHint(ctx, ref))
+	}
+	return r, err
 }
 
 // pull is Pull for an image that came to where it is by another builder; shown is what the user

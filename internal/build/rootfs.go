@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,6 +30,11 @@ func (b *Builder) Rootfs(ctx context.Context, path string, o Options) (Result, e
 	}
 	if !info.IsDir() && !info.Mode().IsRegular() {
 		return Result{}, notRegular(path)
+	}
+	if info.IsDir() {
+		if err := checkFolder(path); err != nil {
+			return Result{}, err
+		}
 	}
 	platform, err := o.guestPlatform()
 	if err != nil {
@@ -71,10 +75,10 @@ func writeRootfs(ctx context.Context, w *disk.Writer, path string, info fs.FileI
 	case !errors.Is(err, disk.ErrNotExt4):
 		return layer.Stats{}, machine.Errorf("disk.unusable", "check it with e2fsck -fn", "%s: %w", path, err)
 	}
-	return layer.FromTar(ctx, w, layer.Layer{
-		Name: filepath.Base(path),
-		Open: func(context.Context) (io.ReadCloser, error) { return openRegular(path) },
-	}, lo)
+	if err := checkKind(ctx, path); err != nil {
+		return layer.Stats{}, err
+	}
+	return layer.FromTar(ctx, w, tarFile(path), lo)
 }
 
 // nameOf suggests an image's name for a path.
