@@ -82,7 +82,7 @@ func Evaluate(ctx context.Context, o Options) (Result, error) {
 	}
 	var p struct{ Out, Drv string } // a set with outPath would be printed as a string
 	if err := json.Unmarshal(out, &p); err != nil || !filepath.IsAbs(p.Out) {
-		return Result{}, machine.Errorf("nix.protocol", "run nix eval --json "+t.installable()+".outPath by hand; this mvmctl was made for Nix 2.8 and later",
+		return Result{}, machine.Errorf("nix.protocol", "run `"+t.byHand("eval", "--json", t.installable()+".outPath")+"` by hand; this mvmctl was made for Nix 2.8 and later",
 			"nix eval said something that mvmctl does not understand: %s", clip(clean(string(out)), 200))
 	}
 	r := pathsOf(p.Out, p.Drv)
@@ -103,8 +103,9 @@ type target struct {
 	shown   string // as the user gave it
 	system  string
 	profile string
-	attr    string // an attribute path of the user's own, instead of profile
-	local   string // the folder, when it is one
+	attr    string   // an attribute path of the user's own, instead of profile
+	local   string   // the folder, when it is one
+	flags   []string // that nix was given about the flake
 }
 
 // installable returns how nix names the package.
@@ -133,7 +134,7 @@ func (o Options) target() (target, error) {
 		return target{}, machine.Usagef("input.flake", "leave out one of the two",
 			"the flake reference names a package (%s) and --profile another (%s)", clip(fragment, 80), clip(o.Profile, 80))
 	}
-	t := target{ref: ref, shown: o.Flake, system: o.System, profile: o.Profile}
+	t := target{ref: ref, shown: o.Flake, system: o.System, profile: o.Profile, flags: o.flags()}
 	if ref == "" {
 		t.ref = "."
 	}
@@ -202,7 +203,7 @@ func readResult(out []byte, t target) (Result, error) {
 		Outputs map[string]string `json:"outputs"`
 	}
 	if err := json.Unmarshal(out, &built); err != nil || len(built) != 1 || !filepath.IsAbs(built[0].Outputs["out"]) {
-		return Result{}, machine.Errorf("nix.protocol", "run nix build --json "+t.installable()+" by hand; this mvmctl was made for Nix 2.8 and later",
+		return Result{}, machine.Errorf("nix.protocol", "run `"+t.byHand("build", "--json", "--no-link", t.installable())+"` by hand; this mvmctl was made for Nix 2.8 and later",
 			"nix build said something that mvmctl does not understand: %s", clip(clean(string(out)), 200))
 	}
 	r := pathsOf(built[0].Outputs["out"], built[0].DrvPath)

@@ -51,7 +51,7 @@ func rules() []rule {
 // hostRules are about Nix itself and the machine that it runs on.
 func hostRules() []rule {
 	return []rule{
-		is(`the group '[^']*' specified in 'build-users-group' does not exist`, func(target, []string) *machine.Error {
+		is(`the group '[^']*' specified in 'build-users-group' does not exist|the build users group '[^']*' has no members`, func(target, []string) *machine.Error {
 			return machine.Errorf("nix.setup", "set Nix up with its daemon (Debian: apt-get install nix-setup-systemd); or, in a container as root, let builds run as root: put the line 'build-users-group =' into /etc/nix/nix.conf",
 				"Nix has no users to run builds as")
 		}),
@@ -67,7 +67,7 @@ func hostRules() []rule {
 				"Nix was told not to use its feature %s", word(m[1]))
 		}),
 		is(`unrecogni[sz]ed (?:flag|option) '([^']*)'`, func(_ target, m []string) *machine.Error {
-			return machine.Errorf("nix.argument", "nix --version says which Nix this is; mvmctl needs 2.8 or later. nix build --help lists its flags",
+			return machine.Errorf("nix.argument", "`nix --version` says which Nix this is; mvmctl needs 2.8 or later. `"+byHand("build", "--help")+"` lists its flags",
 				"this Nix does not know the flag %s", word(m[1]))
 		}),
 	}
@@ -81,14 +81,14 @@ func noSpace(what string) *machine.Error {
 // flakeRules are about the flake as source.
 func flakeRules() []rule {
 	return []rule{
-		is(`path '?([^'\n]*)'? (?:in the repository [^\n]* )?is not tracked by git`, func(_ target, m []string) *machine.Error {
-			return untracked(m[1])
+		is(`path '?([^'\n]*)'? (?:in the repository "?([^"\n]*)"? )?is not tracked by git`, func(t target, m []string) *machine.Error {
+			return t.untracked(m[1], m[2])
 		}),
 		is(`getting status of '[^']*/store/[0-9a-z]{32}-source/([^'\n]*)'`, func(t target, m []string) *machine.Error {
 			if t.local == "" {
 				return machine.Errorf("nix.flake", "tell its author", "the flake %s lacks its file %s", clip(t.shown, 80), m[1])
 			}
-			return untracked(m[1])
+			return t.untracked(m[1], "")
 		}),
 		is(`could not find a flake\.nix file|does not contain a '?(?:[^\n']*/)?flake\.nix'?|getting status of '[^']*': no such file or directory|has no file named 'flake\.nix'|path '[^']*' does not exist`, func(t target, _ []string) *machine.Error {
 			return machine.Errorf("nix.flake", "mvmctl template init writes one to start from; a flake in a folder of a repository is github:OWNER/REPO?dir=FOLDER",
@@ -108,7 +108,7 @@ func flakeRules() []rule {
 			if t.attr != "" {
 				what = t.attr
 			}
-			return machine.Errorf("nix.attribute", "nix flake show "+t.ref+" lists what the flake has", "the flake %s has no %s", clip(t.shown, 80), what)
+			return machine.Errorf("nix.attribute", "`"+t.byHand("flake", "show", t.ref)+"` lists what the flake has", "the flake %s has no %s", clip(t.shown, 80), what)
 		}),
 		is(`is not a derivation`, func(t target, _ []string) *machine.Error {
 			return machine.Errorf("nix.output", "make it with mvm.lib.mkGuest (docs/nix.md); mvmctl template init shows how", "%s is not a guest, and nothing that can be built", t.installable())
@@ -116,10 +116,58 @@ func flakeRules() []rule {
 	}
 }
 
-func untracked(file string) *machine.Error {
+// untracked is the error for a file that the flake's source does not have; repository is where
+// Nix says that it should be, if it does.
+func (t target) untracked(file, repository string) *machine.Error {
 	file = clip(file, 120)
-	return machine.Errorf("nix.untracked", "git add "+file+"; in a Git repository a flake sees only files that Git knows (committed or not)",
+	if repository == "" {
+		repository = repositoryOf(t.local)
+	}
+	if repository == "" {
+		return machine.Errorf("nix.flake", "write the file, or correct the flake where it names it", "the flake %s needs its file %s, and it is not there", clip(t.shown, 80), file)
+	}
+	return machine.Errorf("nix.untracked", "git -C "+quote(repository)+" add "+quote(file)+"; in a Git repository a flake sees only files that Git knows (committed or not)",
 		"the flake needs %s, and it is not there or not tracked by Git", file)
+}
+
+// repositoryOf returns the top of the Git repository that a folder is in, "" for none. A flake's
+// source is the whole repository, so that is what its files' names begin at.
+func repositoryOf(dir string) string {
+	for dir != "" {
+		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
+			return dir
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			break
+		}
+		dir = up
+	}
+	return ""
+}
+
+// byHand is a command line of nix that can be pasted: it asks for what may not be switched on,
+// and its words are quoted for a shell.
+func byHand(words ...string) string {
+	line := "nix --extra-experimental-features 'nix-command flakes'"
+	for _, w := range words {
+		line += " " + quote(w)
+	}
+	return line
+}
+
+// byHand is byHand with the flags that were in use, which come before the flake.
+func (t target) byHand(words ...string) string {
+	last := len(words) - 1
+	return byHand(slices.Concat(words[:last], t.flags, words[last:])...)
+}
+
+// quote makes a text one word of a shell.
+func quote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // buildRules are about evaluation and builds.
@@ -142,7 +190,7 @@ func buildRules() []rule {
 		}),
 		is(`builder for '([^']*)' failed|cannot build '([^']*)'`, func(_ target, m []string) *machine.Error {
 			drv := m[1] + m[2]
-			return machine.Errorf("nix.build", "nix log "+clip(drv, 200)+" shows all of it", "building %s failed", derivationName(drv))
+			return machine.Errorf("nix.build", "`"+byHand("log", clip(drv, 200))+"` shows all of it", "building %s failed", derivationName(drv))
 		}),
 	}
 }
@@ -217,7 +265,7 @@ func (t target) classify(f *failure) *machine.Error {
 			return e
 		}
 	}
-	return machine.Errorf("nix.failed", "run nix build "+t.installable()+" by hand with --show-trace for all of it", "nix failed: %s", firstLine(f.Error()))
+	return machine.Errorf("nix.failed", "run `"+t.byHand("build", "--no-link", "--show-trace", t.installable())+"` for all of it", "nix failed: %s", firstLine(f.Error()))
 }
 
 // places finds where in a file nix stands: "at /nix/store/HASH-source/flake.nix:3:37:".
@@ -234,7 +282,7 @@ func (t target) mistake(text string) *machine.Error {
 	}
 	at := max(0, slices.IndexFunc(found, func(m []string) bool { return t.has(inSource(m[1])) }))
 	what := firstLine(places().ReplaceAllString(firstLine(text), "of a function"))
-	return machine.Errorf("nix.eval", "correct the flake there; nix eval "+t.installable()+" --show-trace shows how Nix came there",
+	return machine.Errorf("nix.eval", "correct the flake there; `"+t.byHand("eval", "--show-trace", t.installable())+"` shows how Nix came there",
 		"%s:%s: %s", clip(t.short(found[at][1]), 120), found[at][2], what)
 }
 

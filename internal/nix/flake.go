@@ -63,7 +63,7 @@ func parseMetadata(out []byte, t target) (Metadata, error) {
 		} `json:"locks"`
 	}
 	if err := json.Unmarshal(out, &raw); err != nil {
-		return Metadata{}, machine.Errorf("nix.protocol", "run nix flake metadata --json "+t.ref+" by hand", "nix flake metadata said something that mvmctl does not understand: %w", err)
+		return Metadata{}, machine.Errorf("nix.protocol", "run `"+t.byHand("flake", "metadata", "--json", t.ref)+"` by hand", "nix flake metadata said something that mvmctl does not understand: %w", err)
 	}
 	m := Metadata{
 		Description: clip(clean(raw.Description), 400), URL: clean(raw.URL), Path: clean(raw.Path), Revision: clean(raw.Revision),

@@ -148,7 +148,17 @@ func TestMissingNix(t *testing.T) {
 
 // Messages as Nix 2.8 and later versions give them.
 func TestExplain(t *testing.T) {
-	local := target{ref: "/f", shown: ".", local: "/f", system: "x86_64-linux", profile: "web"}
+	local := target{
+		ref: "/f", shown: ".", local: "/f", system: "x86_64-linux", profile: "web",
+		flags: []string{"--override-input", "nixpkgs", "path:/my pkgs"},
+	}
+	top := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(top, ".git"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	below := local
+	below.local = filepath.Join(top, "nix", "web") // a flake in a folder of the repository
+	const features = "nix --extra-experimental-features 'nix-command flakes' "
 	remote := target{ref: "github:o/r", shown: "github:o/r", system: "x86_64-linux", profile: "web"}
 	for _, c := range []struct {
 		t             target
@@ -160,9 +170,11 @@ func TestExplain(t *testing.T) {
 		{local, "path '/f' does not contain a 'flake.nix', searching up", "nix.flake", "there is no flake.nix in .", ""},
 		{local, "source tree referenced by 'path:/f' does not contain a '/flake.nix' file", "nix.flake", "there is no flake.nix in .", ""},
 		{remote, "getting status of '/nix/store/lix0yl09i20r4ly3sifs9n5a6phbnrs4-source/flake.nix': No such file or directory", "nix.flake", "the flake github:o/r lacks its file flake.nix", ""},
-		{local, "getting status of '/nix/store/lix0yl09i20r4ly3sifs9n5a6phbnrs4-source/app/main.py': No such file or directory", "nix.untracked", "the flake needs app/main.py, and it is not there or not tracked by Git", "git add app/main.py"},
-		{local, "Path 'nix/a.nix' in the repository \"/f\" is not tracked by Git.\n\nTo make it visible to Nix, run: …", "nix.untracked", "the flake needs nix/a.nix, and it is not there or not tracked by Git", "git add nix/a.nix"},
-		{local, "flake 'path:/f' does not provide attribute 'packages.x86_64-linux.packages.x86_64-linux.web' or 'packages.x86_64-linux.web'", "nix.attribute", "the flake . has no packages.x86_64-linux.web", "nix flake show /f"},
+		{below, "getting status of '/nix/store/lix0yl09i20r4ly3sifs9n5a6phbnrs4-source/app/main file.py': No such file or directory", "nix.untracked", "the flake needs app/main file.py, and it is not there or not tracked by Git", "git -C " + top + " add 'app/main file.py'"},
+		{local, "getting status of '/nix/store/lix0yl09i20r4ly3sifs9n5a6phbnrs4-source/app/main.py': No such file or directory", "nix.flake", "the flake . needs its file app/main.py, and it is not there", "write the file"},
+		{local, "the build users group 'nixbld' has no members", "nix.setup", "Nix has no users to run builds as", "build-users-group ="},
+		{local, "Path 'nix/a.nix' in the repository \"/f\" is not tracked by Git.\n\nTo make it visible to Nix, run: …", "nix.untracked", "the flake needs nix/a.nix, and it is not there or not tracked by Git", "git -C /f add nix/a.nix"},
+		{local, "flake 'path:/f' does not provide attribute 'packages.x86_64-linux.packages.x86_64-linux.web' or 'packages.x86_64-linux.web'", "nix.attribute", "the flake . has no packages.x86_64-linux.web", features + "flake show --override-input nixpkgs 'path:/my pkgs' /f"},
 		{local, "flake output attribute 'packages.x86_64-linux.web' is not a derivation", "nix.output", "/f#packages.x86_64-linux.web is not a guest, and nothing that can be built", "mkGuest"},
 		{local, "hash mismatch in fixed-output derivation '/nix/store/a2zqjxn7pcms182w7xvfr7n6ndyb1h5z-src.drv':\n  specified: sha256-AAA=\n     got:    sha256-mOp=", "nix.hash", "what was downloaded for src is not what the flake says", "sha256-mOp="},
 		{local, "Package ‘steam-1.0’ in /nix/x.nix:1 has an unfree license (‘unfree’), refusing to evaluate.", "nix.refused", "nixpkgs refuses steam-1.0: unfree", "allowUnfree"},
@@ -177,11 +189,11 @@ func TestExplain(t *testing.T) {
 		{local, "could not set permissions on '/nix/var/nix/profiles/per-user' to 755: Operation not permitted", "nix.setup", "you may not use this host's Nix store: could not set permissions on '/nix/var/nix/profiles/per-user' to 755: Operation not permitted", "nix-daemon"},
 		{local, "writing to file: No space left on device", "limit.disk", "there is no space left for Nix: No space left on device", "nix-collect-garbage"},
 		{local, "mkGuest: web: services.x.user: there is no user \"y\"", "nix.guest", "mkGuest: web: services.x.user: there is no user \"y\"", "docs/nix.md"},
-		{local, "builder for '/nix/store/y92bz4ar09wg7d9nwcjy1vs89pm92i58-web.drv' failed with exit code 3", "nix.build", "building web failed", "nix log /nix/store"},
+		{local, "builder for '/nix/store/y92bz4ar09wg7d9nwcjy1vs89pm92i58-web.drv' failed with exit code 3", "nix.build", "building web failed", features + "log /nix/store"},
 		{local, "Cannot build '/nix/store/y92bz4ar09wg7d9nwcjy1vs89pm92i58-web.drv'.\nReason: builder failed with exit code 1.", "nix.build", "building web failed", ""},
 		{local, "input 'weird:foo' is unsupported", "nix.flake", `"." is neither a folder nor a flake that Nix knows`, ""},
 		{local, "cannot find flake 'flake:nosuch' in the flake registries", "nix.flake", `"." is neither a folder nor a flake that Nix knows`, ""},
-		{local, "syntax error, unexpected ';'\n\n at /f/flake.nix:1:57", "nix.eval", "flake.nix:1: syntax error, unexpected ';'", "--show-trace"},
+		{local, "syntax error, unexpected ';'\n\n at /f/flake.nix:1:57", "nix.eval", "flake.nix:1: syntax error, unexpected ';'", features + "eval --show-trace --override-input nixpkgs 'path:/my pkgs' '/f#packages.x86_64-linux.web'"},
 		{local, "undefined variable 'x'\n\n       at /nix/store/7n738mf4akbcxz7a9rr6wc98wn8823lr-source/lib/a.nix:3:37:\n", "nix.eval", "lib/a.nix:3: undefined variable 'x'", ""},
 	} {
 		e := c.t.classify(&failure{err: errors.New("exit status 1"), causes: []string{c.text}})
