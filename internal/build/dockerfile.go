@@ -123,15 +123,49 @@ func (b *Builder) findTool(ctx context.Context, limit time.Duration) (tool, erro
 		case errors.Is(err, context.DeadlineExceeded):
 			err = fmt.Errorf("`%s` did not answer within %s", strings.Join(t.probe, " "), limit)
 		}
-		problems = append(problems, fmt.Sprintf("%s is installed and does not work: %v", t.name, err))
+		problems = append(problems, fmt.Sprintf("%s is installed and does not work: %v%s", t.name, err, said(err)))
 	}
 	e := machine.Errorf("build.no_engine", "install one: `apt install docker.io` (Debian, Ubuntu), `dnf install podman` (Fedora), `brew install podman` (macOS); then try again",
 		"a Dockerfile is built by Docker, Podman or BuildKit, and none of them works here")
 	if len(problems) > 0 {
 		e.Remedy = "start its daemon, for example with `systemctl start docker`, or join the group that may use it"
+		if set := b.dockerSetting(ctx, limit); set != "" {
+			e.Remedy = "correct or unset " + set + ", which says where Docker's daemon is, or start that daemon"
+		}
 		e.Detail = strings.Join(problems, "\n")
 	}
 	return tool{}, e
+}
+
+// said is what a tool itself complained of.
+func said(err error) string {
+	e, ok := errors.AsType[*machine.Error](err)
+	if !ok || e.Detail == "" {
+		return ""
+	}
+	return "\n" + e.Detail
+}
+
+// dockerSetting names what makes docker ask another daemon than this host's; "" when nothing
+// does, or there is no docker.
+func (b *Builder) dockerSetting(ctx context.Context, limit time.Duration) string {
+	if _, err := exec.LookPath("docker"); err != nil {
+		return ""
+	}
+	for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT"} { // docker's own order
+		for _, e := range b.Environ {
+			if v, ok := strings.CutPrefix(e, name+"="); ok && v != "" {
+				return name + "=" + v
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	out, err := b.run(ctx, Options{}, "docker", "context", "show")
+	if name := strings.TrimSpace(out); err == nil && name != "" && name != "default" && !strings.ContainsAny(name, " \n") {
+		return "the context " + name + " (`docker context use default`)"
+	}
+	return ""
 }
 
 // forget removes from the user's engine what a build has left there. Where there is nothing, or
@@ -155,7 +189,14 @@ func engineBuild(program string, j job) []string {
 }
 
 func buildWithEngine(ctx context.Context, b *Builder, j job) (string, error) {
-	_, err := b.run(ctx, j.o, engineBuild("docker", j)...)
+	args := engineBuild("docker", j)
+	// The old builder, which alone has this flag in its help, leaves the container of a command
+	// that failed.
+	help, err := b.run(ctx, Options{}, "docker", "build", "--help")
+	if err == nil && strings.Contains(help, "--force-rm") {
+		args = slices.Insert(args, 2, "--force-rm")
+	}
+	_, err = b.run(ctx, j.o, args...)
 	return "docker-daemon:" + j.tag + ":latest", err
 }
 

@@ -141,6 +141,17 @@ func TestDockerfile(t *testing.T) {
 	if left := docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}"); left != "users:1" {
 		t.Errorf("the engine was left with the images %s", left)
 	}
+	// A command that fails leaves no container.
+	failing := contextOf(t, "Dockerfile")
+	if err := os.WriteFile(filepath.Join(failing, "Dockerfile"), []byte("FROM scratch\nCOPY app /bin/app\nRUN [\"/bin/app\", \"-test.nosuchflag\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Dockerfile(t.Context(), failing, Options{}); machine.CodeOf(err) != "build.failed" {
+		t.Error(err)
+	}
+	if left := docker("container", "ls", "-aq"); left != "" {
+		t.Errorf("the engine was left with the containers %s", left)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY missing /\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +183,44 @@ func TestNoTool(t *testing.T) {
 	}
 	if _, err := b.Dockerfile(t.Context(), t.TempDir(), Options{}); machine.CodeOf(err) != "input.file" {
 		t.Errorf("a folder without one: %v", err)
+	}
+}
+
+// What docker says of a daemon that is not there is told, and which setting leads to it.
+func TestToolElsewhere(t *testing.T) {
+	const docker = `case "$1" in
+context) echo remote;;
+*) echo "Cannot connect to the Docker daemon at unix:///none.sock" >&2; exit 1;;
+esac
+`
+	for _, c := range []struct{ env, remedy string }{
+		{"DOCKER_HOST=unix:///none.sock", "correct or unset DOCKER_HOST=unix:///none.sock"},
+		{"DOCKER_CONTEXT=far", "correct or unset DOCKER_CONTEXT=far"},
+		{"DOCKER_HOST=", "correct or unset the context remote (`docker context use default`)"},
+	} {
+		b := newBuilder(t)
+		scriptedTools(t, b, map[string]string{"docker": docker})
+		b.Environ = append(b.Environ, c.env)
+		_, err := b.findTool(t.Context(), 10*time.Second)
+		e, ok := errors.AsType[*machine.Error](err)
+		if !ok || e.Code != "build.no_engine" || !strings.HasPrefix(e.Remedy, c.remedy) || !strings.Contains(e.Detail, "\nCannot connect to the Docker daemon at unix:///none.sock") {
+			t.Errorf("%s: %+v", c.env, e)
+		}
+	}
+}
+
+// The old builder is asked to leave no containers; what does not know the flag is not.
+func TestForceRemove(t *testing.T) {
+	for help, want := range map[string]string{"  --force-rm   Always remove intermediate containers": "build --force-rm -t ", "  --load": "build -t "} {
+		b := newBuilder(t)
+		log := filepath.Join(t.TempDir(), "log")
+		scriptedTools(t, b, map[string]string{"docker": `[ "$2" = --help ] && echo "` + help + `" && exit; echo "$@" >>` + log + `; [ "$1" != build ]` + "\n"})
+		if _, err := b.Dockerfile(t.Context(), contextOf(t, "Dockerfile"), Options{}); machine.CodeOf(err) != "build.failed" {
+			t.Error(err)
+		}
+		if data, err := os.ReadFile(log); err != nil || !strings.Contains(string(data), "\n"+want) {
+			t.Errorf("%s: asked %q, %v; want %q", help, data, err, want)
+		}
 	}
 }
 
