@@ -143,7 +143,7 @@ func ImageName(text string) string {
 }
 
 // names parses the names that were asked for, or those that the source suggests.
-func (o Options) names(suggested ...string) ([]image.Name, error) {
+func (b *Builder) names(o Options, suggested ...string) ([]image.Name, error) {
 	texts := o.Names
 	if len(texts) == 0 {
 		texts = suggested
@@ -156,5 +156,5 @@ func (o Options) names(suggested ...string) ([]image.Name, error) {
 		}
 		out = append(out, n)
 	}
-	return out, nil
+	return out, b.Images.CheckNew(out...)
 }

@@ -28,6 +28,9 @@ func (b *Builder) Dockerfile(ctx context.Context, path string, o Options) (Resul
 	if _, err := o.platform(); err != nil {
 		return Result{}, err
 	}
+	if _, err := b.names(o, nameOf(j.folder)); err != nil {
+		return Result{}, err
+	}
 	t, err := b.findTool(ctx, probeTime)
 	if err != nil {
 		return Result{}, err

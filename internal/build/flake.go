@@ -51,7 +51,7 @@ func (b *Builder) Flake(ctx context.Context, ref, profile string, o Options) (Re
 	if res, ok, err := b.imported(ctx, r, o, begin); ok || err != nil {
 		return res, err
 	}
-	names, err := o.names(nameOf(r.Name))
+	names, err := b.names(o, nameOf(r.Name))
 	if err != nil {
 		return Result{}, err
 	}
@@ -97,7 +97,7 @@ func (b *Builder) imported(ctx context.Context, r nix.Result, o Options, begin t
 	if at < 0 {
 		return Result{}, false, nil
 	}
-	names, err := o.names(nameOf(r.Name))
+	names, err := b.names(o, nameOf(r.Name))
 	if err != nil {
 		return Result{}, false, err
 	}

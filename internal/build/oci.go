@@ -34,7 +34,7 @@ func (b *Builder) pull(ctx context.Context, ref, shown, builder string, o Option
 	if err != nil {
 		return Result{}, err
 	}
-	names, err := o.names(suggestName(ref, src)...)
+	names, err := b.names(o, suggestName(ref, src)...)
 	if err != nil {
 		return Result{}, err
 	}

@@ -20,7 +20,7 @@ import (
 // ext4 image. What is in it is told by looking, not by its name.
 func (b *Builder) Rootfs(ctx context.Context, path string, o Options) (Result, error) {
 	begin := time.Now()
-	names, err := o.names(nameOf(path))
+	names, err := b.names(o, nameOf(path))
 	if err != nil {
 		return Result{}, err
 	}

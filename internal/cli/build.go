@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,6 +20,7 @@ type makeOptions struct {
 	platform string
 	json     bool
 	quiet    bool
+	fetched  bool // of the catalog, so its name is the entry's
 }
 
 func (o *makeOptions) register(f *pflag.FlagSet) {
@@ -132,6 +134,9 @@ func (a *app) make(cmd *cobra.Command, o makeOptions, do func(context.Context, B
 	if err != nil {
 		return err
 	}
+	if o.names != nil || !o.fetched {
+		a.noteTaken(append(slices.Clone(o.names), r.Name)...)
+	}
 	for _, n := range r.Notes {
 		a.say("note: %s\n", ui.Line(n))
 	}
@@ -144,6 +149,32 @@ func (a *app) make(cmd *cobra.Command, o makeOptions, do func(context.Context, B
 		_, err = fmt.Fprintln(a.out, ui.Line(r.Name))
 	}
 	return err
+}
+
+// noteTaken says when an image was given a name that means something else to whoever has not
+// seen this command: one of the catalog, or of the image inside this program.
+func (a *app) noteTaken(names ...string) {
+	if a.deps.Catalog == nil {
+		return
+	}
+	c, err := a.deps.Catalog()
+	if err != nil {
+		return // it is no part of what was asked
+	}
+	seen := map[string]bool{}
+	for _, name := range names {
+		name = build.ImageName(name)
+		e, ok := c.Find(name)
+		if !ok || seen[name] {
+			continue
+		}
+		seen[name] = true
+		if e.Builder == catalog.BuilderEmbedded {
+			a.say("note: %s is the image inside mvmctl, and means that again as soon as it is used; choose another name\n", name)
+			continue
+		}
+		a.say("note: %s is also a name of the catalog (%s); from now on it means this image\n", name, ui.Line(e.Ref))
+	}
 }
 
 func (a *app) imagePullCommand() *cobra.Command {
@@ -163,6 +194,7 @@ func (a *app) imagePullCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			o.fetched = listed || args[0] == entry.Name && entry.Builder == catalog.BuilderEmbedded
 			return a.make(cmd, o, func(ctx context.Context, b Builder, bo build.Options) (build.Result, error) {
 				switch {
 				case listed:

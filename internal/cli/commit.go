@@ -37,6 +37,7 @@ name, and print the name. What is on volumes is not part of it.`,
 			if err != nil {
 				return err
 			}
+			a.noteTaken(args[1])
 			if asJSON {
 				return ui.JSON(a.out, d)
 			}

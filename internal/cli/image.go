@@ -196,8 +196,12 @@ func (a *app) imageTagCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := eng.TagImage(cmd.Context(), args[0], args[1]); err != nil || !asJSON {
+			if err := eng.TagImage(cmd.Context(), args[0], args[1]); err != nil {
 				return err
+			}
+			a.noteTaken(args[1])
+			if !asJSON {
+				return nil
 			}
 			d, err := eng.Image(cmd.Context(), args[1])
 			if err != nil {

@@ -24,6 +24,9 @@ func (e *Engine) Commit(ctx context.Context, name, imageName string) (ImageDetai
 	if err != nil {
 		return ImageDetail{}, err
 	}
+	if err := e.ImageStore.CheckNew(n); err != nil {
+		return ImageDetail{}, err
+	}
 	rec, release, err := e.stopped(ctx, name, "commit")
 	if err != nil {
 		return ImageDetail{}, err

@@ -37,6 +37,9 @@ type Notes []string
 // here already is kept, and only named.
 func (s *Store) Import(ctx context.Context, d Draft, fill func(*disk.Writer) (Notes, error)) (Image, error) {
 	begin := time.Now()
+	if err := s.CheckNew(d.Names...); err != nil {
+		return Image{}, err
+	}
 	work, release, err := s.workplace(ctx)
 	if err != nil {
 		return Image{}, err

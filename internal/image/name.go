@@ -44,6 +44,18 @@ func ParseName(text string) (Name, error) {
 	return Name(name), nil
 }
 
+// shortDigits is how many digits of an ID lists show.
+const shortDigits = 12
+
+// asID returns the digits when a name could be meant for the beginning of an ID, "" otherwise.
+func (n Name) asID() string {
+	digits := strings.TrimPrefix(n.String(), "sha256:")
+	if len(digits) < 6 || len(digits) > 64 || strings.Trim(digits, "0123456789abcdef") != "" {
+		return ""
+	}
+	return digits
+}
+
 // nameForm is [HOST[:PORT]/]PATH[:TAG][@sha256:HEX], as the distribution specification has it.
 func nameForm() *regexp.Regexp {
 	return regexp.MustCompile(`^(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?/)?[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$`)

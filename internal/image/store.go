@@ -45,7 +45,7 @@ func (i Image) Used() int64 {
 	return n
 }
 
-func shortID(id string) string { return id[:min(len(id), 12)] }
+func shortID(id string) string { return id[:min(len(id), shortDigits)] }
 
 // Store is the images below one cache directory.
 //
@@ -252,6 +252,31 @@ func (s *Store) readRefFile(file string) (ref, error) {
 	return r, nil
 }
 
+// CheckNew refuses names that no image should get: names go before IDs, so one that reads like
+// an ID, in the length that lists show, would hide an image now or later. A shorter one may be a
+// word ("decade") and is refused when there is such an ID.
+func (s *Store) CheckNew(names ...Name) error {
+	for _, n := range names {
+		digits := n.asID()
+		if digits == "" {
+			continue
+		}
+		why := "it reads like the id of an image"
+		if len(digits) < shortDigits {
+			ids, err := s.startingWith(digits)
+			if err != nil {
+				return err
+			}
+			if len(ids) == 0 {
+				continue
+			}
+			why = "it is the beginning of the id of an image that is here"
+		}
+		return machine.Usagef("image.name", "choose another name, for example img-"+digits[:6], "%q cannot become an image's name: %s", n.String(), why)
+	}
+	return nil
+}
+
 // List returns all images, named ones first, sorted by name. A damaged one is left out; Verify
 // names it.
 func (s *Store) List() ([]Image, error) {
@@ -282,6 +307,9 @@ func (s *Store) List() ([]Image, error) {
 
 // Tag makes a name point at an image.
 func (s *Store) Tag(ctx context.Context, n Name, id string) error {
+	if err := s.CheckNew(n); err != nil {
+		return err
+	}
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err

@@ -372,3 +372,33 @@ func TestNearest(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A name goes before an ID, so none may read like the ID of an image.
+func TestNamesThatHideAnImage(t *testing.T) {
+	s := New(t.TempDir())
+	img, err := s.Ensure(t.Context(), "minimal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := "abcdef"
+	if strings.HasPrefix(img.ID, free) {
+		free = "fedcba"
+	}
+	for text, ok := range map[string]bool{
+		"341a46129f1c": false, img.ID: false, "sha256:341a46129f1c": false, img.ID[:6]: false, "docker.io/library/" + img.ID[:8]: false,
+		free: true, "341a46129f1g": true, "341a46129f1c:1": true, "team/341a46129f1c": true, "img-341a46129f1c": true,
+	} {
+		n, err := ParseName(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Tag(t.Context(), n, img.ID); (err == nil) != ok || !ok && machine.CodeOf(err) != "image.name" {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	for _, id := range []string{img.ID, img.ID[:6], "sha256:" + img.ID[:12]} {
+		if got, err := s.Find(id); err != nil || got.ID != img.ID {
+			t.Errorf("%s: %v, %v", id, got.ID, err)
+		}
+	}
+}
