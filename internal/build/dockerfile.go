@@ -132,7 +132,7 @@ func (b *Builder) findTool(ctx context.Context, limit time.Duration) (tool, erro
 		"a Dockerfile is built by Docker, Podman or BuildKit, and none of them works here")
 	if len(problems) > 0 {
 		e.Remedy = "start its daemon, for example with `systemctl start docker`, or join the group that may use it"
-		if set := b.dockerSetting(ctx, limit); set != "" {
+		if set := b.engineSetting(ctx, limit); set != "" {
 			e.Remedy = "correct or unset " + set + ", which says where Docker's daemon is, or start that daemon"
 		}
 		e.Detail = strings.Join(problems, "\n")
@@ -149,9 +149,9 @@ func said(err error) string {
 	return "\n" + e.Detail
 }
 
-// dockerSetting names what makes docker ask another daemon than this host's; "" when nothing
+// engineSetting names what makes docker ask another daemon than this host's; "" when nothing
 // does, or there is no docker.
-func (b *Builder) dockerSetting(ctx context.Context, limit time.Duration) string {
+func (b *Builder) engineSetting(ctx context.Context, limit time.Duration) string {
 	if _, err := exec.LookPath("docker"); err != nil {
 		return ""
 	}

@@ -2,7 +2,11 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -254,10 +258,36 @@ func (a *app) imageExportCommand() *cobra.Command {
 			case to == "-":
 				return eng.ExportImage(cmd.Context(), args[0], format, "", a.out)
 			}
-			return eng.ExportImage(cmd.Context(), args[0], format, a.fromHere(to), nil)
+			to = a.fromHere(to)
+			if err := checkTarget(to); err != nil {
+				return err
+			}
+			return eng.ExportImage(cmd.Context(), args[0], format, to, nil)
 		},
 	}
 	cmd.Flags().StringVarP(&to, "output", "o", "", "`FILE` to write, or - for standard output")
 	cmd.Flags().StringVar(&format, "format", "tar", "`FORMAT`: tar or ext4")
 	return cmd
+}
+
+// checkTarget refuses what no file can be written to, and what a new file would replace.
+func checkTarget(file string) error {
+	info, err := os.Stat(file)
+	switch {
+	case err == nil && info.IsDir():
+		return machine.Usagef("input.file", "name a file in it, for example -o "+filepath.Join(file, "image.tar"), "%s is a folder", quoted(file))
+	case err == nil && !info.Mode().IsRegular():
+		return machine.Usagef("input.not_regular", "name a file, or - for standard output", "%s is not a regular file", quoted(file))
+	case err == nil:
+		return nil
+	}
+	dir := filepath.Dir(file)
+	info, err = os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return machine.Usagef("input.file", "make it, or name a file elsewhere", "there is no folder %s", quoted(dir))
+	case err == nil && !info.IsDir():
+		return machine.Usagef("input.file", "name a file elsewhere", "%s is not a folder", quoted(dir))
+	}
+	return nil // what else is wrong is found by writing
 }

@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -86,19 +88,19 @@ func (p Project) Where(key string) string {
 
 // LoadProject reads the project's part of mvm.toml; without a file it is empty. Its errors are
 // *Error.
-func LoadProject(path string) (Project, error) {
-	data, err := readFile(path)
+func LoadProject(file string) (Project, error) {
+	data, err := readFile(file)
 	if err != nil || data == nil {
 		return Project{}, err
 	}
 	if line := tooDeep(data); line > 0 {
-		return Project{}, &Error{Code: "config.invalid", Where: fmt.Sprintf("%s:%d:1", path, line), Message: "values nest too deep", Remedy: "remove the line"}
+		return Project{}, &Error{Code: "config.invalid", Where: fmt.Sprintf("%s:%d:1", file, line), Message: "values nest too deep", Remedy: "remove the line"}
 	}
 	var tree map[string]any
 	if err := toml.Unmarshal(data, &tree); err != nil {
-		return Project{}, syntaxError(path, err)
+		return Project{}, syntaxError(file, err)
 	}
-	p := Project{Path: path, At: positions(path, data)}
+	p := Project{Path: file, At: positions(file, data)}
 	// The settings stand in the same file and are read by Load.
 	for _, k := range Keys() {
 		delete(tree, k.Name)
@@ -108,7 +110,7 @@ func LoadProject(path string) (Project, error) {
 	}
 	// Nothing is left that it could refuse.
 	if err := toml.Unmarshal(data, &p); err != nil {
-		return Project{}, syntaxError(path, err)
+		return Project{}, syntaxError(file, err)
 	}
 	if s := p.Sources(); len(s) > 1 {
 		return Project{}, &Error{
@@ -116,7 +118,33 @@ func LoadProject(path string) (Project, error) {
 			Remedy: "keep one of them",
 		}
 	}
+	if err := p.check(); err != nil {
+		return Project{}, err
+	}
 	return p, nil
+}
+
+// check refuses values that nobody could use, whatever else is asked for.
+func (p Project) check() error {
+	if p.Profile != "" && p.Flake == "" {
+		return &Error{
+			Code: "config.invalid", Where: p.Where("profile"), Message: "profile is the name of a flake's package, and there is no flake",
+			Remedy: "write flake = \".\" beside it, or remove the line",
+		}
+	}
+	dirs := map[string]string{"workdir": p.Workdir}
+	for name, s := range p.Services {
+		dirs["services."+name+".workdir"] = s.Workdir
+	}
+	for _, key := range slices.Sorted(maps.Keys(dirs)) {
+		if dir := dirs[key]; dir != "" && !path.IsAbs(dir) {
+			return &Error{
+				Code: "config.invalid", Where: p.Where(key), Message: fmt.Sprintf("%s is %.80q, and has to be an absolute path in the guest", short([]string{key}), dir),
+				Remedy: fmt.Sprintf("write workdir = %.80q", path.Join("/", dir)),
+			}
+		}
+	}
+	return nil
 }
 
 func isProjectKey(name string) bool { return slices.Contains(projectKeys(), name) }

@@ -150,11 +150,15 @@ func (r *registry) askToken(ctx context.Context, realm *url.URL, method string, 
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+	case http.StatusForbidden:
+		resp.close()
+		return "", r.forbiddenError("")
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusNotFound:
 		resp.close()
 		return "", r.deniedError()
 	default:
-		return "", r.statusError(resp, "a token")
+		resp.close()
+		return "", r.forbiddenError("")
 	}
 	defer resp.close()
 	data, err := resp.readAll("answer with a token", maxToken)
@@ -241,6 +245,13 @@ func loginHost(host string) string {
 		return ""
 	}
 	return host
+}
+
+// forbiddenError is for a registry that knows who we are, or does not care, and says no.
+func (r *registry) forbiddenError(said string) error {
+	login := strings.TrimSpace("docker login " + loginHost(r.ref.host))
+	return machine.Errorf("peer.denied", "check the name; if it is right, you are not allowed to have it, or not from here: ask whoever runs the registry, or log in as somebody who is: "+login,
+		"%s does not allow %s (403)%s", plain(r.ref.host), plain(r.ref.repo), said)
 }
 
 func (r *registry) deniedError() error {

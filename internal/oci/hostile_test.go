@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
 // layerSite is a site whose only layer is answered by do; everything else is honest.
@@ -380,6 +383,18 @@ func TestWords(t *testing.T) {
 		if err == nil || strings.ContainsAny(err.Error(), "\x1b\r\n\u202e") || len(err.Error()) > 1000 {
 			t.Errorf("%d: %q", code, err)
 		}
+	}
+	// What is forbidden is not said to be a matter of logging in alone.
+	s := newSite(t, content)
+	s.before = func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write(asJSON(t, map[string]any{"errors": []any{map[string]any{"code": "DENIED", "message": "your plan has ended"}}}))
+		return true
+	}
+	_, err := pull(t, newClient(t), s.source(t, ":1"), newBlobs(t))
+	wantCode(t, err, "peer.denied")
+	if e, ok := errors.AsType[*machine.Error](err); !ok || !strings.Contains(e.Message, "does not allow") || !strings.Contains(e.Message, "your plan has ended") || !strings.Contains(e.Remedy, "not allowed") {
+		t.Errorf("%+v", e)
 	}
 	for _, p := range []Platform{{OS: evil, Arch: evil}, {OS: "linux", Arch: "amd64", Variant: evil}} {
 		err := platformError(amd64, []Platform{p})

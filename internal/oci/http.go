@@ -272,6 +272,9 @@ func (r *registry) statusError(resp *response, what string) error {
 		if !sameHost(r.url("", ""), resp.Request.URL) {
 			return machine.Errorf("peer.unavailable", remedyRegistry, "%s, where the registry keeps its content, refuses us (%d)%s", host, code, said)
 		}
+		if code == http.StatusForbidden {
+			return r.forbiddenError(said)
+		}
 		return r.deniedError()
 	case code == http.StatusTooManyRequests:
 		return retryable{

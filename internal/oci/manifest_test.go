@@ -383,6 +383,8 @@ func TestSources(t *testing.T) {
 		"oci:":                          "!image.name",
 		"docker-archive::redis":         "!image.name",
 		"docker-daemon:sha256:x":        "!digest.invalid",
+		"docker-daemon:":                "!image.name",
+		"docker://":                     "!image.name",
 		"https://ghcr.io/a":             "!image.name",
 	} {
 		src, err := ParseSource(s)

@@ -125,6 +125,9 @@ func parseTransport(k kind, rest, whole string) (Source, error) {
 			src.ref, err = parseReference(name)
 		}
 	}
+	if rest == "" && whole != "" && src.path == "" && (k == kindRegistry || k == kindEngine) {
+		err = sourceError("%s names no image", quote(whole))
+	}
 	if err == nil && src.path == "" && (k == kindLayout || k == kindOCIArchive || k == kindSaved) {
 		err = sourceError("%s names no file", quote(whole))
 	}
