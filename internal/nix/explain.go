@@ -149,11 +149,11 @@ func repositoryOf(dir string) string {
 // byHand is a command line of nix that can be pasted: it asks for what may not be switched on,
 // and its words are quoted for a shell.
 func byHand(words ...string) string {
-	line := "nix --extra-experimental-features 'nix-command flakes'"
+	line := []string{"nix --extra-experimental-features 'nix-command flakes'"}
 	for _, w := range words {
-		line += " " + quote(w)
+		line = append(line, quote(w))
 	}
-	return line
+	return strings.Join(line, " ")
 }
 
 // byHand is byHand with the flags that were in use, which come before the flake.
