@@ -73,7 +73,7 @@ type Main struct {
 	Attach bool `json:"attach,omitempty"`
 	// MakeDir makes the working directory if it is not there: an image may name one that it has not.
 	MakeDir bool `json:"make_dir,omitempty"`
-	TTY    bool `json:"tty,omitempty"` // give it a terminal (only with Attach)
+	TTY     bool `json:"tty,omitempty"` // give it a terminal (only with Attach)
 	// StopSignal asks it to end: "SIGTERM" when empty, and for an init the signal that this
 	// kind of init understands.
 	StopSignal string `json:"stop_signal,omitempty"`
