@@ -155,16 +155,24 @@ func (a *app) make(cmd *cobra.Command, o makeOptions, do func(context.Context, B
 	return err
 }
 
-// noteTaken says when an image was given a name that means something else to whoever has not
-// seen this command: one of the catalog, or of the image inside this program.
+// noteTaken says what takenNotes finds.
 func (a *app) noteTaken(names ...string) {
+	for _, n := range a.takenNotes(names...) {
+		a.say("%s\n", n)
+	}
+}
+
+// takenNotes tells when an image was given a name that means something else to whoever has not
+// seen this command: one of the catalog, or of the image inside this program.
+func (a *app) takenNotes(names ...string) []string {
 	if a.deps.Catalog == nil {
-		return
+		return nil
 	}
 	c, err := a.deps.Catalog()
 	if err != nil {
-		return // it is no part of what was asked
+		return nil // it is no part of what was asked
 	}
+	var notes []string
 	seen := map[string]bool{}
 	for _, name := range names {
 		name = build.ImageName(name)
@@ -174,11 +182,12 @@ func (a *app) noteTaken(names ...string) {
 		}
 		seen[name] = true
 		if e.Builder == catalog.BuilderEmbedded {
-			a.say("note: %s is the image inside mvmctl, and means that again as soon as it is used; choose another name\n", name)
+			notes = append(notes, fmt.Sprintf("note: %s is the image inside mvmctl, and means that again as soon as it is used; choose another name", name))
 			continue
 		}
-		a.say("note: %s is also a name of the catalog (%s); from now on it means this image\n", name, ui.Line(e.Ref))
+		notes = append(notes, fmt.Sprintf("note: %s is also a name of the catalog (%s); from now on it means this image", name, ui.Line(e.Ref)))
 	}
+	return notes
 }
 
 func (a *app) imagePullCommand() *cobra.Command {

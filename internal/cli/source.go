@@ -155,6 +155,11 @@ func (a *app) imageFor(ctx context.Context, spec *machine.Spec, p provision) err
 	if err != nil {
 		return err
 	}
+	if s.given() {
+		for _, n := range a.takenNotes(r.Name) {
+			p.progress.Print(n)
+		}
+	}
 	spec.Image = r.Name
 	return a.suggest(spec, entry)
 }
