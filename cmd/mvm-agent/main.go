@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/guestproc"
 	"github.com/mvmctl/mvmctl/internal/userland"
 )
@@ -20,8 +21,14 @@ func run(args []string) int {
 	if len(args) > 1 && args[1] == guestproc.InitCommand {
 		return becomeInit(args[2:])
 	}
+	if len(args) > 1 && args[1] == agentproto.ContainerCommand {
+		return containerProcess()
+	}
 	if os.Getpid() == 1 {
 		initProcess()
+	}
+	if len(args) > 1 && args[1] == agentproto.BridgeCommand {
+		return bridge(os.Stdin, os.Stdout)
 	}
 	if name := filepath.Base(args[0]); userland.Has(name) {
 		return userland.Main(append([]string{name}, args[1:]...))

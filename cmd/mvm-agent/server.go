@@ -21,6 +21,7 @@ type server struct {
 	upper    string
 	lower    string
 	slow     bool
+	shared   bool // the kernel is the host's
 	shell    []string
 	powerOff func(reboot bool)
 	setClock func(time.Time) error
@@ -53,7 +54,7 @@ func newServer(s server) *server {
 	s.agent = agent.New(agent.Options{
 		Services: s.services,
 		Config:   s.config, Build: version, Procs: s.procs, Resolver: s.resolver, Root: s.root, Upper: s.upper, Lower: s.lower,
-		Log: log, Events: events, PowerOff: s.powerOff, SetClock: s.setClock, Timings: s.timings, Shell: s.shell, Slow: s.slow, Greeted: s.greeted,
+		Log: log, Events: events, PowerOff: s.powerOff, SetClock: s.setClock, Timings: s.timings, Shell: s.shell, Slow: s.slow, Shared: s.shared, Greeted: s.greeted,
 	})
 	return &s
 }

@@ -62,6 +62,7 @@ type Options struct {
 	Timings  func() []agentproto.Timing // phases of the guest's boot; nil: none
 	Shell    []string                   // console shell; nil: the image's /bin/sh, else our own
 	Slow     bool                       // emulated: deadlines are longer
+	Shared   bool                       // the kernel is the host's: its disks are not ours to flush
 	Greeted  func()                     // called once, with the first request after a hello: the host has its answer; may be nil
 }
 

@@ -45,7 +45,7 @@ func (a *Agent) shutdown(req agentproto.ShutdownRequest) {
 		a.work.drain(lastWords)
 		a.opts.Log.End()
 		a.logReaders.drain(lastLines)
-		if a.opts.Root == "/" {
+		if a.opts.Root == "/" && !a.opts.Shared {
 			syscall.Sync()
 		}
 		if a.opts.PowerOff != nil {

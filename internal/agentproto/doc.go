@@ -42,6 +42,15 @@ const (
 	KillGrace        = 5 * time.Second  // between SIGTERM (or SIGHUP) and SIGKILL
 )
 
+// Commands of the agent binary in a container, where no kernel starts it: the first process, which
+// takes its configuration from its standard input (the length as four bytes, highest first, then
+// config.json) and ends when that input does; and one that passes its standard input and output on
+// to the first's channel.
+const (
+	ContainerCommand = "container"
+	BridgeCommand    = "bridge"
+)
+
 // Paths in the guest that both ends know.
 const (
 	GuestDir     = "/run/mvm"           // the agent's own directory in the guest, a tmpfs or bind mount
@@ -50,4 +59,7 @@ const (
 	ConfigFile   = "config.json"        // on the config drive
 	UpperDir     = "/run/mvm/upper"     // folder of mode 0700 around the disks; the overlay's upper directory is disk/upper in it
 	SecretsMount = "/run/mvm/secrets"   // tmpfs with what the secrets drive carried
+
+	ContainerSocketDir = "/run/mvm/channel"            // in a container: root only
+	ContainerSocket    = ContainerSocketDir + "/agent" // unix socket of the channel
 )

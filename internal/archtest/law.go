@@ -71,7 +71,7 @@ func table() map[string]row {
 		"driver/firecracker": backend,
 		"driver/vz":          backend,
 		"driver/lima":        backend,
-		"driver/docker":      backend,
+		"driver/docker":      host(3, "driver", "machine", "agentproto", "disk", "layer", "process", "fault"),
 		"driver/drivertest": host(3, "driver", "machine", "disk", "process", "fault", "vsock",
 			"paths", "image", "kernel", "initrd", "agentbin", "agentproto", "agentclient"),
 

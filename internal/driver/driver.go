@@ -53,7 +53,7 @@ type Capabilities struct {
 	Notes         []string  `json:"notes,omitempty"` // why nothing better was chosen; each with its remedy
 	MaxCPUs       int       `json:"max_cpus"`        // 0: no limit known
 	NeedsKernel   bool      `json:"needs_kernel"`    // Boot.Kernel and Boot.Initrd must be set
-	Transport     string    `json:"transport"`       // "vsock", "virtio-serial", "socketpair"
+	Transport     string    `json:"transport"`       // "vsock", "virtio-serial", "socketpair", "exec-stream"
 	BinaryPath    string    `json:"binary_path,omitempty"`
 	EmulatedSlow  bool      `json:"emulated_slow"` // deadlines should be generous
 	MachineFlavor string    `json:"machine_flavor,omitempty"`
@@ -112,4 +112,12 @@ type VM interface {
 // records it, so that a later command can end what a dead supervisor left behind.
 type ProcessOwner interface {
 	Pid() int
+}
+
+// Remover is implemented by a Driver that keeps something of a stopped machine outside of the
+// machine's folder, such as its disk.
+type Remover interface {
+	// Remove deletes all that is kept of the machine with this ID, which does not run. It is
+	// idempotent: a machine that was never started is success.
+	Remove(ctx context.Context, id string) error
 }

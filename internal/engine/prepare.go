@@ -159,7 +159,7 @@ func (e *Engine) makeDrives(ctx context.Context, rec machine.Record, p paths.Mac
 		return nil, paths.WriteError("making the config drive", err)
 	}
 	return append([]machine.Disk{
-		{Role: machine.RoleRoot, Path: a.image.Path, ReadOnly: true},
+		{Role: machine.RoleRoot, Path: a.image.Path, ReadOnly: true, ID: a.image.ID},
 		{Role: machine.RoleUpper, Path: p.Upper()},
 		{Role: machine.RoleConfig, Path: p.ConfigDrive(), ReadOnly: true},
 	}, volumes...), nil

@@ -14,6 +14,9 @@ import (
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 )
 
+// kernelThread is PF_KTHREAD.
+const kernelThread = 0x00200000
+
 // killWait is how long a process has after SIGKILL: only one that hangs in the kernel needs it.
 const killWait = time.Second
 
@@ -82,8 +85,10 @@ func awaitEnd(d time.Duration) bool {
 	}
 }
 
-// processes returns the live user processes besides PID 1: no zombies and no kernel threads,
-// which are children of PID 2 (proc_pid_stat(5), fields 3 and 4).
+// processes returns the live user processes besides PID 1 that are ours to end: no zombies and no
+// kernel threads, which have the flag PF_KTHREAD (proc_pid_stat(5), fields 3, 4 and 9;
+// linux/sched.h). In a container those whose parent is outside (0) are somebody else's: their end
+// brings us no SIGCHLD.
 func processes() []int {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -97,7 +102,7 @@ func processes() []int {
 	var pids []int
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err != nil || pid <= 2 {
+		if err != nil || pid == 1 {
 			continue
 		}
 		data, err := os.ReadFile("/proc/" + name + "/stat")
@@ -105,7 +110,10 @@ func processes() []int {
 			continue
 		}
 		f := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-		if len(f) < 2 || f[0][0] == 'Z' || f[0][0] == 'X' || string(f[1]) == "2" {
+		if len(f) < 7 || f[0][0] == 'Z' || f[0][0] == 'X' || string(f[1]) == "0" {
+			continue
+		}
+		if flags, err := strconv.ParseUint(string(f[6]), 10, 64); err != nil || flags&kernelThread != 0 {
 			continue
 		}
 		pids = append(pids, pid)

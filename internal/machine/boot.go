@@ -51,6 +51,9 @@ type Disk struct {
 	Role     Role   `json:"role"`
 	Path     string `json:"path"` // raw image file, absolute
 	ReadOnly bool   `json:"read_only"`
+	// ID names the content of a root disk, for a driver that keeps a copy of it elsewhere; "" when
+	// it is not known.
+	ID string `json:"id,omitempty"`
 }
 
 // Serial returns the virtio serial under which the guest finds the disk (≤ 20 bytes).

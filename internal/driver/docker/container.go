@@ -1,0 +1,242 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// Limits of every container.
+const (
+	maxPids  = 4096
+	ownBytes = 48 << 20 // agentproto.GuestDir: links, a socket
+)
+
+// createRequest is what POST /containers/create takes, as far as we say it.
+type createRequest struct {
+	Hostname     string
+	User         string
+	AttachStdin  bool
+	AttachStdout bool
+	AttachStderr bool
+	OpenStdin    bool
+	StdinOnce    bool
+	Env          []string
+	Entrypoint   []string
+	Cmd          []string
+	WorkingDir   string
+	Image        string
+	Labels       map[string]string
+	StopSignal   string
+	HostConfig   hostConfig
+}
+
+type hostConfig struct {
+	NetworkMode    string
+	IpcMode        string
+	Memory         int64
+	MemorySwap     int64
+	NanoCpus       int64 `json:"NanoCpus"`
+	PidsLimit      int64
+	CapDrop        []string
+	CapAdd         []string
+	SecurityOpt    []string
+	Init           bool
+	Privileged     bool
+	ReadonlyRootfs bool
+	LogConfig      struct{ Type string }
+	Ulimits        []ulimit
+	Mounts         []mount
+}
+
+type ulimit struct {
+	Name       string
+	Soft, Hard int64
+}
+
+type mount struct {
+	Type         string
+	Source       string `json:",omitempty"`
+	Target       string
+	ReadOnly     bool
+	TmpfsOptions *tmpfsOptions `json:",omitempty"`
+}
+
+type tmpfsOptions struct {
+	SizeBytes int64
+	Mode      uint32
+}
+
+// inspected is what GET /containers/ID/json says of interest.
+type inspected struct {
+	ID    string `json:"Id"`
+	State struct {
+		Running   bool
+		Pid       int
+		OOMKilled bool
+		Error     string
+	}
+	Config struct {
+		Labels map[string]string
+	}
+	HostConfig struct {
+		Memory   int64
+		NanoCpus int64
+	}
+}
+
+// capabilities are Docker's default ones but for raw sockets, device nodes and the audit log.
+func capabilities() []string {
+	return []string{
+		"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE",
+		"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+	}
+}
+
+func containerName(id string) string { return "mvmctl-" + id }
+
+// limits are the memory and processor limits that this engine can hold.
+func (c *client) limits(b machine.Boot) (memory, nanoCPUs int64) {
+	if c.info.MemoryLimit {
+		memory = b.MemoryBytes
+	}
+	if c.info.CPUCfsQuota {
+		nanoCPUs = int64(b.CPUs) * 1e9
+	}
+	return memory, nanoCPUs
+}
+
+// describe is the container of a machine.
+func (c *client) describe(b machine.Boot, p prepared) createRequest {
+	memory, cpus := c.limits(b)
+	h := hostConfig{
+		NetworkMode: "none", IpcMode: "private",
+		Memory: memory, MemorySwap: memory, NanoCpus: cpus,
+		CapDrop: []string{"ALL"}, CapAdd: capabilities(), SecurityOpt: []string{"no-new-privileges"},
+		Ulimits: []ulimit{{Name: "core"}}, // that of open files is the engine's: it cannot give more than it has
+		Mounts: []mount{
+			{Type: "tmpfs", Target: agentproto.GuestDir, TmpfsOptions: &tmpfsOptions{SizeBytes: ownBytes, Mode: 0o755}},
+			{Type: "bind", Source: p.agent, Target: agentproto.GuestAgent, ReadOnly: true},
+		},
+	}
+	if c.info.PidsLimit {
+		h.PidsLimit = maxPids
+	}
+	h.LogConfig.Type = "none" // the console is ours to keep, and bounded there
+	return createRequest{
+		Hostname: p.config.hostname, User: "0:0", WorkingDir: "/",
+		AttachStdin: true, AttachStdout: true, AttachStderr: true,
+		OpenStdin: true, StdinOnce: true, // the end of our connection is the end of the agent's input
+		Env:        []string{"HOME=/root"},
+		Entrypoint: []string{agentproto.GuestAgent}, Cmd: []string{agentproto.ContainerCommand},
+		Image: p.image, StopSignal: "SIGTERM",
+		Labels:     map[string]string{labelImage: p.root, labelMachine: b.ID, labelName: b.Name},
+		HostConfig: h,
+	}
+}
+
+// marker is the file that says that a machine has a container, and with it writes of its own.
+func marker(b machine.Boot) string { return filepath.Join(ownDir(b), "container") }
+
+// ownDir is what we keep of a machine in its folder.
+func ownDir(b machine.Boot) string { return filepath.Join(b.Dir, "docker") }
+
+// ensureContainer returns the machine's container, which does not run, and whether it was made now.
+func (c *client) ensureContainer(ctx context.Context, b machine.Boot, image func() (string, error), p prepared) (id string, fresh bool, err error) {
+	name := containerName(b.ID)
+	var have inspected
+	err = c.get(ctx, "/containers/"+name+"/json", nil, &have)
+	if err == nil {
+		return have.ID, false, c.reuse(ctx, b, have)
+	}
+	if !isStatus(err, http.StatusNotFound) {
+		return "", false, engineError(ctx, "looking for the machine's container", err)
+	}
+	if _, err := os.Lstat(marker(b)); err == nil {
+		return "", false, machine.Errorf("backend.disk_gone", fmt.Sprintf("if it is with another engine, set DOCKER_HOST to that; otherwise delete the machine: mvmctl rm %s", b.Name),
+			"the container %s, which held what machine %q has written, is not there any more", name, b.Name)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", false, fmt.Errorf("looking for %s: %w", marker(b), err)
+	}
+	if p.image, err = image(); err != nil {
+		return "", false, err
+	}
+	var made struct {
+		ID string `json:"Id"`
+	}
+	err = c.call(ctx, workTimeout, http.MethodPost, "/containers/create", url.Values{"name": {name}}, c.describe(b, p), &made)
+	if err == nil && made.ID == "" {
+		err = &statusError{status: http.StatusOK, message: "a container without an ID"}
+	}
+	if err != nil {
+		_ = c.remove(ctx, name) // it may have been made while we stopped listening
+		return "", false, engineError(ctx, "making the machine's container", err)
+	}
+	if err := os.WriteFile(marker(b), []byte(made.ID+"\n"), 0o600); err != nil {
+		_ = c.remove(ctx, made.ID)
+		return "", false, machine.Errorf("limit.disk", "free some space", "noting the machine's container: %w", err)
+	}
+	return made.ID, true, nil
+}
+
+// reuse makes a container of an earlier start ready for the next: not running, and with the limits
+// of now.
+func (c *client) reuse(ctx context.Context, b machine.Boot, have inspected) error {
+	if have.Config.Labels[labelMachine] != b.ID {
+		return machine.Errorf("backend.engine", "remove it: `docker rm -f "+containerName(b.ID)+"`", "the container %s is not of this machine", containerName(b.ID))
+	}
+	if have.State.Running { // its supervisor died, and the engine did not notice
+		if err := c.end(ctx, have.ID); err != nil {
+			return err
+		}
+	}
+	memory, cpus := c.limits(b)
+	if have.HostConfig.Memory == memory && have.HostConfig.NanoCpus == cpus {
+		return nil
+	}
+	err := c.post(ctx, "/containers/"+have.ID+"/update", nil, map[string]int64{"Memory": memory, "MemorySwap": memory, "NanoCpus": cpus}, nil)
+	if err != nil {
+		return engineError(ctx, "changing the machine's limits", err)
+	}
+	return nil
+}
+
+// end kills a container and returns once it does not run.
+func (c *client) end(ctx context.Context, id string) error {
+	if err := c.kill(ctx, id, "SIGKILL"); err != nil {
+		return err
+	}
+	var ended struct{ StatusCode int }
+	if err := c.post(ctx, "/containers/"+id+"/wait", url.Values{"condition": {"not-running"}}, nil, &ended); err != nil && !isStatus(err, http.StatusNotFound) {
+		return engineError(ctx, "waiting for the container's end", err)
+	}
+	return nil
+}
+
+// kill sends a signal to the first process of a container. One that does not run, or does not
+// exist, is success.
+func (c *client) kill(ctx context.Context, id, signal string) error {
+	err := c.post(ctx, "/containers/"+id+"/kill", url.Values{"signal": {signal}}, nil, nil)
+	if err == nil || isStatus(err, http.StatusNotFound) || isStatus(err, http.StatusConflict) {
+		return nil
+	}
+	return engineError(ctx, "signalling the container", err)
+}
+
+// remove deletes a container with all that it holds, whatever it does. It works after ctx has ended.
+func (c *client) remove(ctx context.Context, id string) error {
+	ctx = context.WithoutCancel(ctx)
+	err := c.call(ctx, workTimeout, http.MethodDelete, "/containers/"+id, url.Values{"force": {"1"}, "v": {"1"}}, nil, nil)
+	if err == nil || isStatus(err, http.StatusNotFound) {
+		return nil
+	}
+	return engineError(ctx, "removing the container", err)
+}
