@@ -20,27 +20,34 @@ const (
 	codeHostGone = 3
 )
 
+// errHostGone ends a machine whose host is not there any more: nobody could reach it.
+var errHostGone = errors.New("the host is gone")
+
 // containerProcess is the first process of a container. Its standard input brings the
-// configuration and then nothing until the host is gone; its standard output says once that the
-// channel can be used; its standard error is the machine's console.
+// configuration and then nothing until the host is gone; its standard output says with one line that
+// this was understood, and with another that the channel can be used; its standard error is the machine's console. When it ends, the kernel ends
+// all others.
 func containerProcess() int {
 	sys, err := guestinit.Enter(guestinit.Options{Log: os.Stderr, Commands: userland.Names()}, os.Stdin)
 	if err == nil {
-		go func() {
-			_, _ = io.Copy(io.Discard, os.Stdin)
-			os.Exit(codeHostGone) // the kernel ends the others
-		}()
+		_, _ = fmt.Fprintln(os.Stdout, "configured")
 		err = serveContainer(sys)
 	}
-	if refused, ok := errors.AsType[*agentproto.Error](err); ok {
+	refused, isRefused := errors.AsType[*agentproto.Error](err)
+	switch {
+	case errors.Is(err, errHostGone):
+		return codeHostGone // as a machine ends whose VMM was killed
+	case isRefused:
 		fmt.Fprintf(os.Stderr, "mvm-agent: %s: %s\n", refused.Code, refused.Message)
-	} else if err != nil {
+	case err != nil:
 		fmt.Fprintf(os.Stderr, "mvm-agent: %v\n", err)
 	}
-	if err != nil {
-		sys.Leave(codeFailed)
+	if sys != nil {
+		sys.Leave()
 	}
-	sys.Leave(0)
+	if err != nil {
+		return codeFailed
+	}
 	return 0
 }
 
@@ -74,9 +81,16 @@ func serveContainer(sys *guestinit.System) error {
 	go func() { served <- s.run(ctx, ln) }()
 	fmt.Fprintln(os.Stderr, "mvm-agent: ready")
 	_, _ = fmt.Fprintln(os.Stdout, "ready")
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}()
 	select {
 	case <-off:
 		return nil
+	case <-gone:
+		return errHostGone
 	case err = <-served:
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/driver/docker"
 	"github.com/mvmctl/mvmctl/internal/driver/fake"
 	"github.com/mvmctl/mvmctl/internal/driver/firecracker"
 	"github.com/mvmctl/mvmctl/internal/driver/qemu"
@@ -31,5 +32,7 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 		},
 	})
 	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
-	return []driver.Driver{fc, q, f}, map[string]bool{f.Name(): true}
+	// A container is asked for by name: it is faster than emulation, and no virtual machine.
+	c := docker.New(docker.Options{})
+	return []driver.Driver{fc, q, c, f}, map[string]bool{c.Name(): true, f.Name(): true}
 }

@@ -117,7 +117,8 @@ type ProcessOwner interface {
 // Remover is implemented by a Driver that keeps something of a stopped machine outside of the
 // machine's folder, such as its disk.
 type Remover interface {
-	// Remove deletes all that is kept of the machine with this ID, which does not run. It is
-	// idempotent: a machine that was never started is success.
-	Remove(ctx context.Context, id string) error
+	// Remove deletes all that is kept of the machine with this ID and folder, which does not run:
+	// its next start begins with an empty disk. It is idempotent, and success for a machine that
+	// was never started.
+	Remove(ctx context.Context, id, dir string) error
 }

@@ -32,6 +32,10 @@ func (e *Engine) Commit(ctx context.Context, name, imageName string) (ImageDetai
 		return ImageDetail{}, err
 	}
 	defer release()
+	if e.keptElsewhere(rec) {
+		return ImageDetail{}, machine.Errorf("backend.commit", "make the changes in a machine on a backend that boots a kernel, or copy them out with `mvmctl cp`",
+			"what machine %q has written is kept by its backend %s, and cannot be made an image of yet", name, rec.Driver)
+	}
 	base, err := e.imageOf(ctx, rec)
 	if err != nil {
 		return ImageDetail{}, err
@@ -75,7 +79,7 @@ func (e *Engine) Reset(ctx context.Context, name string) error {
 	if err := os.Remove(upper); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return paths.WriteError("removing "+upper, err)
 	}
-	return nil
+	return e.removeKept(ctx, rec)
 }
 
 // stopped takes the lock of a machine that does not run and heals it.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/fault"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/process"
@@ -193,7 +194,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 			return err
 		}
 	}
-	if err := e.discard(ctx, rec, lock); err != nil {
+	if err := e.discard(ctx, rec, lock, force); err != nil {
 		lock.Release()
 		return err
 	}
@@ -214,8 +215,9 @@ func (e *Engine) idOf(name string) string {
 	return b.ID
 }
 
-// discard deletes a machine that is not alive, and its lock.
-func (e *Engine) discard(ctx context.Context, rec machine.Record, lock Lock) error {
+// discard deletes a machine that is not alive, and its lock. With force it does so even when the
+// backend, which may keep something of it, cannot be asked.
+func (e *Engine) discard(ctx context.Context, rec machine.Record, lock Lock, force bool) error {
 	if err := e.sweep(ctx, rec); err != nil && !cannotWrite(err) {
 		return err
 	}
@@ -226,9 +228,43 @@ func (e *Engine) discard(ctx context.Context, rec machine.Record, lock Lock) err
 		}
 	}
 	fault.Point(fault.RemoveIntent)
+	if err := e.removeKept(ctx, rec); err != nil {
+		if !force {
+			return err
+		}
+		e.Log.Warn("removing what the backend keeps of a machine", "machine", rec.Name, "error", err)
+	}
 	if err := e.Records.Delete(rec.Name); err != nil {
 		return err
 	}
 	lock.Remove()
 	return nil
+}
+
+// removeKept deletes what a machine's backend keeps of it outside of its folder. When nothing says
+// which backend that was, all are asked, and one that cannot answer has nothing.
+func (e *Engine) removeKept(ctx context.Context, rec machine.Record) error {
+	if rec.ID == "" {
+		return nil
+	}
+	for _, d := range e.Drivers {
+		r, ok := d.(driver.Remover)
+		if !ok || rec.Driver != "" && rec.Driver != d.Name() {
+			continue
+		}
+		if err := r.Remove(ctx, rec.ID, e.places(rec).Dir); err != nil && (rec.Driver != "" || !errors.Is(err, driver.ErrUnavailable)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// keptElsewhere reports whether a machine's writes are with its backend and not on its upper disk.
+func (e *Engine) keptElsewhere(rec machine.Record) bool {
+	for _, d := range e.Drivers {
+		if _, ok := d.(driver.Remover); ok && d.Name() == rec.Driver {
+			return true
+		}
+	}
+	return false
 }

@@ -111,7 +111,7 @@ func (e *Engine) healOne(ctx context.Context, name string) bool {
 		return false
 	}
 	if incomplete || rec.Spec.Ephemeral || rec.Intent == machine.IntentRemoving {
-		if err := e.discard(ctx, rec, lock); err != nil {
+		if err := e.discard(ctx, rec, lock, false); err != nil {
 			e.Log.Warn("cleaning up", "machine", name, "error", err)
 			lock.Release()
 			return false

@@ -264,6 +264,9 @@ func (e *Engine) tryUndo(ctx context.Context, before *machine.Record, rec machin
 		return err
 	}
 	if before == nil {
+		if err := e.removeKept(ctx, rec); err != nil {
+			return err
+		}
 		return e.Records.Delete(rec.Name)
 	}
 	old := *before

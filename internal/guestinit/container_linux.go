@@ -62,11 +62,5 @@ func readConfigStream(in io.Reader) (*agentproto.Config, error) {
 	return agentproto.ReadConfig(io.LimitReader(in, int64(n)))
 }
 
-// Leave ends every process of the container and then this one, which ends the container. It works
-// on nil.
-func (s *System) Leave(code int) {
-	if s != nil {
-		endProcesses(agentproto.KillGrace)
-	}
-	os.Exit(code)
-}
+// Leave ends every process of the container but this one, whose end is the container's.
+func (s *System) Leave() { endProcesses(agentproto.KillGrace) }

@@ -30,11 +30,11 @@ const (
 // Bounds of what an engine may send and how long it may take.
 const (
 	maxAnswer   = 8 << 20
-	maxSaid     = 64 << 10          // of an error's answer
-	callTimeout = 30 * time.Second  // a question
-	workTimeout = 5 * time.Minute   // making a container: some storage drivers copy all of the image
-	dialTimeout = 10 * time.Second  // the socket is of this host
-	longMessage = 400               // of the engine's words in an error
+	maxSaid     = 64 << 10         // of an error's answer
+	callTimeout = 30 * time.Second // a question
+	workTimeout = 5 * time.Minute  // making a container: some storage drivers copy all of the image
+	dialTimeout = 10 * time.Second // the socket is of this host
+	longMessage = 400              // of the engine's words in an error
 )
 
 // statusError is an answer of the engine that is no success.

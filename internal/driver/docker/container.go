@@ -146,8 +146,10 @@ func (c *client) describe(b machine.Boot, p prepared) createRequest {
 // marker is the file that says that a machine has a container, and with it writes of its own.
 func marker(b machine.Boot) string { return filepath.Join(ownDir(b), "container") }
 
-// ownDir is what we keep of a machine in its folder.
-func ownDir(b machine.Boot) string { return filepath.Join(b.Dir, "docker") }
+// ownFolder, in a machine's folder, is what we keep of it there.
+const ownFolder = "docker"
+
+func ownDir(b machine.Boot) string { return filepath.Join(b.Dir, ownFolder) }
 
 // ensureContainer returns the machine's container, which does not run, and whether it was made now.
 func (c *client) ensureContainer(ctx context.Context, b machine.Boot, image func() (string, error), p prepared) (id string, fresh bool, err error) {

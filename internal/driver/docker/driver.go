@@ -131,23 +131,24 @@ func (c *client) start(ctx context.Context, b machine.Boot, root *os.File, p pre
 }
 
 // Remove implements driver.Remover: it deletes the machine's container and with it all that the
-// machine has written. An engine that is not there any more has nothing of it that we could delete.
-func (d *Driver) Remove(ctx context.Context, id string) error {
+// machine has written.
+func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	c, err := d.client(ctx)
 	if err != nil {
 		return err
 	}
 	var have inspected
 	err = c.get(ctx, "/containers/"+containerName(id)+"/json", nil, &have)
-	switch {
-	case isStatus(err, http.StatusNotFound):
-		return nil
-	case err != nil:
-		return engineError(ctx, "looking for the machine's container", err)
-	case have.Config.Labels[labelMachine] != id:
-		return nil // somebody else's
+	if err == nil && have.Config.Labels[labelMachine] == id { // else it is somebody else's
+		err = c.remove(ctx, have.ID)
 	}
-	return c.remove(ctx, have.ID)
+	if err != nil && !isStatus(err, http.StatusNotFound) {
+		return engineError(ctx, "removing the machine's container", err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, ownFolder)); err != nil {
+		return machine.Errorf("state.readonly", "make the machine's folder writable", "forgetting the machine's container: %w", err)
+	}
+	return nil
 }
 
 func rootDisk(b machine.Boot) machine.Disk {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,6 +46,7 @@ func startEngine(t testing.TB) *dockerd {
 	e := &dockerd{dir: dir, socket: filepath.Join(dir, "s")}
 	t.Cleanup(func() {
 		e.stop(t)
+		_ = syscall.Unmount(filepath.Join(dir, "data"), syscall.MNT_DETACH) // one that was killed leaves its mount of itself
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("an engine leaves something: %v", err)
 		}
@@ -104,12 +106,26 @@ func (e *dockerd) stop(t testing.TB) {
 	_ = e.cmd.Wait() // SIGTERM is no failure
 }
 
-// kill ends it with SIGKILL.
+// kill ends it with SIGKILL, and waits for the containerd that it started to follow: the next one
+// would take a dying one for its own.
 func (e *dockerd) kill(t testing.TB) {
 	t.Helper()
+	data, err := os.ReadFile(filepath.Join(e.dir, "exec", "containerd", "containerd.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	_ = e.cmd.Process.Kill()
 	<-e.done
 	_ = e.cmd.Wait()
+	for deadline := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("containerd outlives its dockerd")
+		}
+	}
 }
 
 func (e *dockerd) driver() *docker.Driver { return driverFor(e.socket) }

@@ -68,7 +68,7 @@ func upgrade(ctx context.Context, conn net.Conn, path string, query url.Values, 
 	}
 	limited := &io.LimitedReader{R: conn, N: maxSaid}
 	r := bufio.NewReader(limited)
-	resp, err := http.ReadResponse(r, req) //nolint:bodyclose // from here on the connection is no HTTP any more
+	resp, err := http.ReadResponse(r, req)
 	if err != nil {
 		return nil, err
 	}

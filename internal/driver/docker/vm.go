@@ -42,11 +42,12 @@ type vm struct {
 	console *stream // attached: configuration in, console out
 	process machine.Process
 
-	ready   chan struct{} // closed when the agent listens
-	drained chan struct{} // closed when all output has been read
-	ended   chan struct{}
-	err     error         // valid once ended is closed
-	turn    chan struct{} // held by the dial under way
+	configured chan struct{} // closed when the agent has its configuration
+	ready      chan struct{} // closed when it listens
+	drained    chan struct{} // closed when all output has been read
+	ended      chan struct{}
+	err        error         // valid once ended is closed
+	turn       chan struct{} // held by the dial under way
 
 	mu      sync.Mutex
 	killed  bool // an end was asked for
@@ -65,10 +66,31 @@ var (
 // Pid implements driver.ProcessOwner.
 func (v ownedVM) Pid() int { return v.process.Pid }
 
-// run starts a container that does not run.
+// startTries is how often a container is started whose agent does not get its configuration. An
+// engine that was killed comes back with a reader of its own on the input of a container that it
+// finds dead (seen with 20.10), and that reader is gone after the next end.
+const startTries = 2
+
+// errNotTaken is what run returns when the agent ended before it had its configuration.
+var errNotTaken = errors.New("the guest agent ended before it had its configuration")
+
+// run starts a container that does not run, and returns once the agent has its configuration.
 func (c *client) run(ctx context.Context, id string, cfg config, out driver.Output) (driver.VM, error) {
+	for try := 1; ; try++ {
+		vm, err := c.runOnce(ctx, id, cfg, out)
+		if err == nil || !errors.Is(err, errNotTaken) {
+			return vm, err
+		}
+		if try == startTries {
+			return nil, machine.Errorf("boot.vmm_died", "look at the console log", "starting the container: %w", err)
+		}
+	}
+}
+
+func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.Output) (driver.VM, error) {
 	v := &vm{
-		c: c, id: id, ready: make(chan struct{}), drained: make(chan struct{}), ended: make(chan struct{}), turn: make(chan struct{}, 1),
+		c: c, id: id, configured: make(chan struct{}), ready: make(chan struct{}), drained: make(chan struct{}), ended: make(chan struct{}),
+		turn: make(chan struct{}, 1),
 	}
 	console, err := c.hijack(ctx, "/containers/"+id+"/attach", url.Values{"stream": {"1"}, "stdin": {"1"}, "stdout": {"1"}, "stderr": {"1"}}, "")
 	if err != nil {
@@ -83,21 +105,13 @@ func (c *client) run(ctx context.Context, id string, cfg config, out driver.Outp
 		return nil, engineError(ctx, "watching the container", err)
 	}
 	go v.readConsole(out.Console)
-	if err = c.call(ctx, workTimeout, http.MethodPost, "/containers/"+id+"/start", nil, nil, nil); err == nil {
-		err = cfg.handOver(console)
-	}
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		err = engineError(ctx, "starting the container", err)
+	if err := v.begin(ctx, cfg, exit); err != nil {
 		if kerr := c.end(context.WithoutCancel(ctx), id); kerr != nil {
 			err = errors.Join(err, kerr)
 		}
 		over()
 		_ = console.Close()
 		<-v.drained
-		<-exit
 		return nil, err
 	}
 	_, _ = fmt.Fprintf(out.VMM, "docker: container %s runs\n", containerShort(id))
@@ -112,6 +126,34 @@ func (c *client) run(ctx context.Context, id string, cfg config, out driver.Outp
 	return v, nil
 }
 
+// begin starts the container and hands the configuration over.
+func (v *vm) begin(ctx context.Context, cfg config, exit <-chan exited) error {
+	if err := v.c.call(ctx, workTimeout, http.MethodPost, "/containers/"+v.id+"/start", nil, nil, nil); err != nil {
+		return engineError(ctx, "starting the container", err)
+	}
+	if err := v.console.SetWriteDeadline(time.Now().Add(callTimeout)); err != nil {
+		return engineError(ctx, "handing the configuration over", err)
+	}
+	if err := cfg.handOver(v.console); err != nil {
+		return fmt.Errorf("%w: %w", errNotTaken, err)
+	}
+	timer := time.NewTimer(workTimeout)
+	defer timer.Stop()
+	select {
+	case <-v.configured:
+		return nil
+	case e := <-exit:
+		if e.err != nil {
+			return engineError(ctx, "starting the container", e.err)
+		}
+		return errNotTaken
+	case <-ctx.Done():
+		return fmt.Errorf("starting the container: %w", context.Cause(ctx))
+	case <-timer.C:
+		return machine.Errorf("boot.vmm_timeout", "look at the engine's log: `journalctl -u docker`", "the guest agent does not take its configuration")
+	}
+}
+
 func containerShort(id string) string { return id[:min(len(id), 12)] }
 
 // exited is how a container ended, or that this cannot be known any more.
@@ -122,7 +164,7 @@ type exited struct {
 
 // awaitExit has the engine say when the container, which does not run yet, has run.
 func (v *vm) awaitExit(ctx context.Context) (<-chan exited, error) {
-	resp, err := v.c.do(ctx, http.MethodPost, "/containers/"+v.id+"/wait", url.Values{"condition": {"next-exit"}}, nil, "")
+	resp, err := v.c.do(ctx, http.MethodPost, "/containers/"+v.id+"/wait", url.Values{"condition": {"next-exit"}}, nil, "") //nolint:bodyclose // by the goroutine below
 	if err != nil {
 		return nil, err
 	}
@@ -165,17 +207,23 @@ func (v *vm) identify(ctx context.Context) bool {
 	return true
 }
 
-// readConsole takes what the agent prints. Anything on its standard output says that it listens;
-// a guest that lies about that gains a connection that fails.
+// readConsole takes what the agent prints. It says with a line on its standard output that it has
+// its configuration, and with another that it listens; a guest that lies about that gains a
+// connection that fails.
 func (v *vm) readConsole(console io.Writer) {
 	defer close(v.drained)
 	f := frames{r: v.console.r}
 	buf := make([]byte, 32<<10)
-	once := sync.Once{}
+	steps := []chan struct{}{v.configured, v.ready}
 	for {
 		n, kind, err := f.next(buf)
 		if n > 0 && kind == frameStdout {
-			once.Do(func() { close(v.ready) })
+			for range bytes.Count(buf[:n], []byte("\n")) {
+				if len(steps) > 0 {
+					close(steps[0])
+					steps = steps[1:]
+				}
+			}
 		} else if n > 0 {
 			_, _ = console.Write(buf[:n])
 			v.mu.Lock()

@@ -1,0 +1,194 @@
+package docker_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// TestDiskStays: what a machine writes is there at its next start, with the limits of then, and
+// gone once the machine is removed.
+func TestDiskStays(t *testing.T) {
+	e := startEngine(t)
+	a := makeAssets(t)
+	g := newGuest(t, e.driver(), a)
+	g.mustStart()
+	g.sh(g.connect(), "echo kept > /root/note")
+	g.kill()
+	if got := e.docker(t, "ps", "-q"); got != "" {
+		t.Errorf("runs after Kill: %s", got)
+	}
+	g.boot.MemoryBytes = 192 << 20
+	g.mustStart()
+	c := g.connect()
+	if got := g.sh(c, "cat /root/note; hostname"); got != "kept\nbox" {
+		t.Errorf("after the second start: %q", got)
+	}
+	if got := e.docker(t, "inspect", "--format", "{{.HostConfig.Memory}}", "mvmctl-"+g.boot.ID); got != "201326592" {
+		t.Errorf("memory limit %s", got)
+	}
+	if n := strings.Count(g.text(), "making an image"); n != 1 {
+		t.Errorf("the image was made %d times", n)
+	}
+	g.kill()
+	for range 2 {
+		if err := g.d.Remove(t.Context(), g.boot.ID, g.boot.Dir); err != nil {
+			t.Fatalf("Remove: %v", err)
+		}
+	}
+	if got := e.docker(t, "ps", "-aq"); got != "" {
+		t.Errorf("left after Remove: %s", got)
+	}
+	if _, err := os.Stat(filepath.Join(g.boot.Dir, "docker")); !os.IsNotExist(err) { //nolint:forbidigo // a test
+		t.Errorf("left after Remove: %v", err)
+	}
+	g.mustStart()
+	if got := g.sh(g.connect(), "test -e /root/note || echo empty"); got != "empty" {
+		t.Errorf("after Remove: %q", got)
+	}
+	if n, err := g.d.Prune(t.Context()); n != 0 || err != nil {
+		t.Errorf("Prune with a machine: %d, %v", n, err)
+	}
+	g.kill()
+	if err := g.d.Remove(t.Context(), g.boot.ID, g.boot.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := g.d.Prune(t.Context()); n != 1 || err != nil {
+		t.Errorf("Prune without a machine: %d, %v", n, err)
+	}
+	if got := e.docker(t, "images", "-q"); got != "" {
+		t.Errorf("left after Prune: %s", got)
+	}
+}
+
+// TestConfined: a machine has no more rights than it needs.
+func TestConfined(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	g.mustStart()
+	c := g.connect()
+	status := g.sh(c, "cat /proc/self/status")
+	for _, want := range []string{
+		"CapBnd:\t00000000800405fb\n", // capabilities(), by number
+		"NoNewPrivs:\t1\n", "Seccomp:\t2\n",
+	} {
+		if !strings.Contains(status, want) {
+			t.Errorf("no %q in\n%s", want, status)
+		}
+	}
+	if got := g.sh(c, "ls /sys/class/net"); got != "lo" {
+		t.Errorf("network devices: %q", got)
+	}
+	if got := g.sh(c, "echo x > /run/mvm/mvm-agent || echo refused"); !strings.HasSuffix(got, "refused") {
+		t.Errorf("the agent can be overwritten: %q", got)
+	}
+	if got := e.docker(t, "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}} {{.HostConfig.NetworkMode}} {{.HostConfig.Privileged}}", "mvmctl-"+g.boot.ID); got != "134217728 134217728 1000000000 4096 none false" {
+		t.Errorf("limits: %s", got)
+	}
+	if got := e.docker(t, "inspect", "mvmctl-"+g.boot.ID); strings.Contains(got, "guest_seed") || strings.Contains(got, "protocol") {
+		t.Error("the configuration, which holds a key, can be read in the engine")
+	}
+	if got := g.sh(c, "tr '\\0' ' ' < /proc/1/cmdline; ls /dev | tr '\\n' ' '"); strings.Contains(got, "sda") || !strings.Contains(got, "container") {
+		t.Errorf("process 1 and devices: %q", got)
+	}
+}
+
+// TestStoppedByOthers: what the owner of the engine does to a machine behind our back.
+func TestStoppedByOthers(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	name := "mvmctl-" + g.boot.ID
+	g.mustStart()
+	g.sh(g.connect(), "echo kept > /root/note")
+	e.docker(t, "kill", name)
+	if err := g.wait(); machine.CodeOf(err) != "boot.vmm_died" || !strings.Contains(err.Error(), "killed from outside") {
+		t.Errorf("after docker kill: %v", err)
+	}
+	g.mustStart()
+	if got := g.sh(g.connect(), "cat /root/note"); got != "kept" {
+		t.Errorf("after docker kill: %q", got)
+	}
+	e.docker(t, "stop", "-t", "20", name) // the agent ends in order
+	if err := g.wait(); err != nil {
+		t.Errorf("after docker stop: %v", err)
+	}
+
+	// The image goes; the machine has its own hold on what it needs.
+	e.docker(t, "rmi", "-f", e.docker(t, "images", "-q", "mvmctl"))
+	g.mustStart()
+	if got := g.sh(g.connect(), "cat /root/note"); got != "kept" {
+		t.Errorf("after docker rmi: %q", got)
+	}
+	other := newGuest(t, g.d, assets{agent: g.boot.Agent, root: g.boot.Disks[0].Path, id: g.boot.Disks[0].ID})
+	other.mustStart()
+	if !strings.Contains(other.text(), "making an image") {
+		t.Error("the image that was removed was not made again")
+	}
+	other.kill()
+
+	// The container goes, and with it all that the machine has written.
+	e.docker(t, "rm", "-f", name)
+	if err := g.wait(); err == nil {
+		t.Error("Wait says nil of a machine whose container was removed")
+	}
+	if err := g.start(); machine.CodeOf(err) != "backend.disk_gone" {
+		t.Errorf("without its container: %v", err)
+	}
+	if err := g.d.Remove(t.Context(), g.boot.ID, g.boot.Dir); err != nil {
+		t.Errorf("Remove: %v", err)
+	}
+	g.mustStart()
+	g.connect()
+}
+
+// TestEngineRestarted: machines end with their engine, and start again with what they wrote.
+func TestEngineRestarted(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	g.mustStart()
+	g.sh(g.connect(), "echo kept > /root/note")
+	e.stop(t)
+	if err := g.wait(); err != nil && machine.CodeOf(err) != "backend.engine_lost" {
+		t.Errorf("after the engine was stopped: %v", err)
+	}
+	if err := g.start(); machine.CodeOf(err) != "backend.missing" {
+		t.Errorf("without an engine: %v", err)
+	}
+	if _, err := g.d.Probe(t.Context()); machine.CodeOf(err) != "backend.missing" {
+		t.Errorf("Probe without an engine: %v", err)
+	}
+	e.start(t)
+	g.mustStart()
+	if got := g.sh(g.connect(), "cat /root/note"); got != "kept" {
+		t.Errorf("after the restart: %q", got)
+	}
+}
+
+// TestEngineKilled: an engine that is killed leaves its containers running; ours do not.
+func TestEngineKilled(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	g.mustStart()
+	g.sh(g.connect(), "echo kept > /root/note; sync")
+	owner, ok := g.vm.(driver.ProcessOwner)
+	if !ok {
+		t.Fatal("the machine's process is not known")
+	}
+	e.kill(t)
+	if err := g.wait(); machine.CodeOf(err) != "backend.engine_lost" {
+		t.Errorf("after the engine was killed: %v", err)
+	}
+	if p, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(owner.Pid()), "cmdline")); err == nil && strings.Contains(string(p), "mvm-agent") {
+		t.Error("the guest outlived its machine")
+	}
+	e.start(t)
+	g.mustStart()
+	if got := g.sh(g.connect(), "cat /root/note"); got != "kept" {
+		t.Errorf("after the restart: %q", got)
+	}
+}
