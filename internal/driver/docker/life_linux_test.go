@@ -1,6 +1,7 @@
 package docker_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,7 +45,7 @@ func TestDiskStays(t *testing.T) {
 	if got := e.docker(t, "ps", "-aq"); got != "" {
 		t.Errorf("left after Remove: %s", got)
 	}
-	if _, err := os.Stat(filepath.Join(g.boot.Dir, "docker")); !os.IsNotExist(err) { //nolint:forbidigo // a test
+	if _, err := os.Stat(filepath.Join(g.boot.Dir, "docker")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left after Remove: %v", err)
 	}
 	g.mustStart()
