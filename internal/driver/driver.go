@@ -122,3 +122,24 @@ type Remover interface {
 	// was never started.
 	Remove(ctx context.Context, id, dir string) error
 }
+
+// Exporter is implemented by a Remover that can show what it keeps of a stopped machine.
+type Exporter interface {
+	// Export returns the machine's whole root file system, its own writes included, as a tar
+	// stream. A stream that was cut ends with an error. Close ends a Read that is under way.
+	Export(ctx context.Context, id string) (io.ReadCloser, error)
+}
+
+// Differ is implemented by a Remover that can say what a machine has changed.
+type Differ interface {
+	// Changes reports what the machine has changed against its image, by path, until emit fails.
+	Changes(ctx context.Context, id string, emit func(Change) error) error
+}
+
+// Change is one difference between a machine and its image.
+type Change struct {
+	Kind string // "A" added, "M" modified, "D" deleted
+	Path string // absolute, in the machine
+	Type string // "file", "dir", "symlink", "other"; "" when it is not known
+	Size int64  // of a file
+}

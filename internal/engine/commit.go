@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
 	"github.com/mvmctl/mvmctl/internal/disk"
+	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/image"
 	"github.com/mvmctl/mvmctl/internal/layer"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -32,40 +34,57 @@ func (e *Engine) Commit(ctx context.Context, name, imageName string) (ImageDetai
 		return ImageDetail{}, err
 	}
 	defer release()
-	if e.keptElsewhere(rec) {
-		return ImageDetail{}, machine.Errorf("backend.commit", "make the changes in a machine on a backend that boots a kernel, or copy them out with `mvmctl cp`",
-			"what machine %q has written is kept by its backend %s, and cannot be made an image of yet", name, rec.Driver)
-	}
 	base, err := e.imageOf(ctx, rec)
 	if err != nil {
 		return ImageDetail{}, err
 	}
-	lower, closeLower, err := openDisk(base.Path)
+	tree, done, err := e.treeOf(ctx, rec, base)
 	if err != nil {
 		return ImageDetail{}, err
 	}
-	defer closeLower()
-	upper, closeUpper, err := openDisk(e.places(rec).Upper())
-	if errors.Is(err, fs.ErrNotExist) {
-		return ImageDetail{}, machine.Errorf("machine.unchanged", "start it first", "machine %q has never been started, so it has no changes", name)
-	}
-	if err != nil {
-		return ImageDetail{}, err
-	}
-	defer closeUpper()
+	defer done()
 	d := image.Draft{
 		Names: []image.Name{n}, Arch: base.Content.Arch, Config: base.Content.Config, Label: "mvm-commit",
 		Source: image.Source{Builder: image.BuilderCommit, Ref: name, Digest: "sha256:" + base.ID},
 		Build:  image.Build{Version: e.Build},
 	}
 	img, err := e.ImageStore.Import(ctx, d, func(w *disk.Writer) (image.Notes, error) {
-		stats, err := layer.FromOverlay(ctx, w, lower, upper, overlayDir, layer.Options{})
+		stats, err := tree(w)
 		return stats.Skipped, err
 	})
 	if err != nil {
 		return ImageDetail{}, err
 	}
 	return e.Image(ctx, img.ID)
+}
+
+// treeOf returns how to write the root file system of a stopped machine, its changes included.
+func (e *Engine) treeOf(ctx context.Context, rec machine.Record, base image.Image) (tree func(*disk.Writer) (layer.Stats, error), done func(), err error) {
+	if e.keptElsewhere(rec) {
+		x, ok := e.driverOf(rec).(driver.Exporter)
+		if !ok {
+			return nil, nil, machine.Errorf("backend.commit", "copy the changes out with `mvmctl cp`",
+				"what machine %q has written is kept by its backend %s, which cannot give it out", rec.Name, rec.Driver)
+		}
+		l := layer.Layer{Name: "machine " + rec.Name, Open: func(ctx context.Context) (io.ReadCloser, error) { return x.Export(ctx, rec.ID) }}
+		return func(w *disk.Writer) (layer.Stats, error) { return layer.FromTar(ctx, w, l, layer.Options{}) }, func() {}, nil
+	}
+	lower, closeLower, err := openDisk(base.Path)
+	if err != nil {
+		return nil, nil, err
+	}
+	upper, closeUpper, err := openDisk(e.places(rec).Upper())
+	if err != nil {
+		closeLower()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = machine.Errorf("machine.unchanged", "start it first", "machine %q has never been started, so it has no changes", rec.Name)
+		}
+		return nil, nil, err
+	}
+	tree = func(w *disk.Writer) (layer.Stats, error) {
+		return layer.FromOverlay(ctx, w, lower, upper, overlayDir, layer.Options{})
+	}
+	return tree, func() { closeUpper(); closeLower() }, nil
 }
 
 // Reset takes a stopped machine back to its image: its own disk is deleted. Volumes stay.
@@ -88,7 +107,7 @@ func (e *Engine) stopped(ctx context.Context, name, verb string) (rec machine.Re
 	if err != nil {
 		return rec, nil, err
 	}
-	rec, err = e.existing(name)
+	rec, err = e.existing(ctx, name)
 	if err != nil {
 		releaseUnknown(lock, err)
 		return rec, nil, err

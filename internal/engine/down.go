@@ -31,7 +31,7 @@ func (e *Engine) Down(ctx context.Context, name string, o DownOptions) error {
 		return err
 	}
 	fault.Point(fault.DownLocked)
-	rec, err := e.existing(name)
+	rec, err := e.existing(ctx, name)
 	if err != nil {
 		releaseUnknown(lock, err)
 		return err
@@ -259,12 +259,18 @@ func (e *Engine) removeKept(ctx context.Context, rec machine.Record) error {
 	return nil
 }
 
-// keptElsewhere reports whether a machine's writes are with its backend and not on its upper disk.
-func (e *Engine) keptElsewhere(rec machine.Record) bool {
+// driverOf returns the driver that a machine runs on, nil when it has none or this program has not.
+func (e *Engine) driverOf(rec machine.Record) driver.Driver {
 	for _, d := range e.Drivers {
-		if _, ok := d.(driver.Remover); ok && d.Name() == rec.Driver {
-			return true
+		if d.Name() == rec.Driver {
+			return d
 		}
 	}
-	return false
+	return nil
+}
+
+// keptElsewhere reports whether a machine's writes are with its backend and not on its upper disk.
+func (e *Engine) keptElsewhere(rec machine.Record) bool {
+	_, ok := e.driverOf(rec).(driver.Remover)
+	return ok
 }

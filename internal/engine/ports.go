@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -75,10 +76,15 @@ func (e *Engine) Unforward(ctx context.Context, name string, p machine.Port) err
 
 // Diff reports what the machine has changed against its image.
 func (e *Engine) Diff(ctx context.Context, name string, emit func(agentproto.Change) error) error {
-	c, _, err := e.control(ctx, name)
+	c, rec, err := e.control(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	if d, ok := e.driverOf(rec).(driver.Differ); ok {
+		return d.Changes(ctx, rec.ID, func(c driver.Change) error {
+			return emit(agentproto.Change{Kind: c.Kind, Path: c.Path, Type: c.Type, Size: c.Size})
+		})
+	}
 	return guestError(attended(c.Agent(), name).Diff(ctx, emit))
 }

@@ -15,7 +15,7 @@ import (
 // recordFor returns the record to start from: the existing one with what the user now says put
 // over it, or a new one. before is the existing one as it was, nil for a new machine.
 func (e *Engine) recordFor(ctx context.Context, spec machine.Spec, unseal bool) (before *machine.Record, rec machine.Record, err error) {
-	rec, err = e.existing(spec.Name)
+	rec, err = e.existing(ctx, spec.Name)
 	switch {
 	case machine.CodeOf(err) == "machine.not_found" && spec.Image != "":
 		withDefaults(&spec)
@@ -100,10 +100,13 @@ func union(have, said map[string]string) map[string]string {
 // existing loads a record in the caller's lock. What a killed command half made or half removed
 // is finished first: there is nothing in it to lose, and the rest of a removed machine must not
 // come back without its disk.
-func (e *Engine) existing(name string) (machine.Record, error) {
+func (e *Engine) existing(ctx context.Context, name string) (machine.Record, error) {
 	rec, err := e.Records.Load(name)
 	unfinished := machine.CodeOf(err) == "state.incomplete" || (err == nil && rec.Intent == machine.IntentRemoving)
 	if !unfinished || e.Locks.Alive(name) {
+		return rec, err
+	}
+	if err := e.removeKept(ctx, rec); err != nil {
 		return rec, err
 	}
 	if err := e.Records.Delete(name); err != nil {

@@ -1,12 +1,16 @@
 package docker_test
 
 import (
+	"archive/tar"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -191,5 +195,62 @@ func TestEngineKilled(t *testing.T) {
 	g.mustStart()
 	if got := g.sh(g.connect(), "cat /root/note"); got != "kept" {
 		t.Errorf("after the restart: %q", got)
+	}
+}
+
+// TestChanges: what a machine has written, as a list and as the tree that commit makes an image of.
+func TestChanges(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	g.mustStart()
+	g.sh(g.connect(), "mkdir /srv/new; echo hello > /srv/new/file; ln -s file /srv/new/link; echo more >> /etc/group; echo x > /dev/shm/x; sync")
+	want := []driver.Change{
+		{Kind: "M", Path: "/etc/group", Type: "file"},
+		{Kind: "A", Path: "/srv/new", Type: "dir"},
+		{Kind: "A", Path: "/srv/new/file", Type: "file", Size: 6},
+		{Kind: "A", Path: "/srv/new/link", Type: "symlink"},
+	}
+	var got []driver.Change
+	collect := func(c driver.Change) error {
+		if c.Path == "/etc/group" {
+			c.Size = 0
+		}
+		if strings.HasPrefix(c.Path, "/srv") || strings.HasPrefix(c.Path, "/run/mvm") || strings.HasPrefix(c.Path, "/dev") || c.Path == "/etc/group" {
+			got = append(got, c)
+		}
+		return nil
+	}
+	if err := g.d.Changes(t.Context(), g.boot.ID, collect); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	g.kill()
+	r, err := g.d.Export(t.Context(), g.boot.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	names := map[string]bool{}
+	tr := tar.NewReader(r)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[strings.Trim(h.Name, "/")] = true
+	}
+	for name, there := range map[string]bool{"srv/new/file": true, "srv/new/link": true, "etc/group": true, "run/mvm": false, ".dockerenv": false, "dev/console": false} {
+		if names[name] != there {
+			t.Errorf("%s in the export: %v, want %v", name, names[name], there)
+		}
+	}
+	if other, err := g.d.Export(t.Context(), machine.NewID()); err == nil {
+		_ = other.Close()
+		t.Error("a machine that never was can be exported")
 	}
 }
