@@ -127,13 +127,13 @@ type Remover interface {
 type Exporter interface {
 	// Export returns the machine's whole root file system, its own writes included, as a tar
 	// stream. A stream that was cut ends with an error. Close ends a Read that is under way.
-	Export(ctx context.Context, id string) (io.ReadCloser, error)
+	Export(ctx context.Context, id, dir string) (io.ReadCloser, error)
 }
 
 // Differ is implemented by a Remover that can say what a machine has changed.
 type Differ interface {
 	// Changes reports what the machine has changed against its image, by path, until emit fails.
-	Changes(ctx context.Context, id string, emit func(Change) error) error
+	Changes(ctx context.Context, id, dir string, emit func(Change) error) error
 }
 
 // Change is one difference between a machine and its image.
@@ -142,4 +142,11 @@ type Change struct {
 	Path string // absolute, in the machine
 	Type string // "file", "dir", "symlink", "other"; "" when it is not known
 	Size int64  // of a file
+}
+
+// Pruner is implemented by a Driver that keeps copies of images outside of our cache.
+type Pruner interface {
+	// Prune removes the copies that no machine uses, also no stopped one, and returns how many. They
+	// are made again when they are needed. With dryRun it only counts.
+	Prune(ctx context.Context, dryRun bool) (int, error)
 }

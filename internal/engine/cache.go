@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/disk"
+	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/flock"
 	"github.com/mvmctl/mvmctl/internal/kernel"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -120,6 +121,27 @@ func (e *Engine) CachePrune(ctx context.Context, all, dryRun bool) ([]CacheUse, 
 			return out, err
 		}
 		out = append(out, u)
+	}
+	return e.pruneCopies(ctx, out, dryRun)
+}
+
+// pruneCopies adds what backends keep of images. One that cannot be used here has nothing.
+func (e *Engine) pruneCopies(ctx context.Context, out []CacheUse, dryRun bool) ([]CacheUse, error) {
+	for _, d := range e.Drivers {
+		p, ok := d.(driver.Pruner)
+		if !ok {
+			continue
+		}
+		n, err := p.Prune(ctx, dryRun)
+		if errors.Is(err, driver.ErrUnavailable) {
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		if n > 0 {
+			out = append(out, CacheUse{Part: d.Name(), Count: n, About: "copies of images in the backend's own store"})
+		}
 	}
 	return out, nil
 }

@@ -66,7 +66,7 @@ func (e *Engine) treeOf(ctx context.Context, rec machine.Record, base image.Imag
 			return nil, nil, machine.Errorf("backend.commit", "copy the changes out with `mvmctl cp`",
 				"what machine %q has written is kept by its backend %s, which cannot give it out", rec.Name, rec.Driver)
 		}
-		l := layer.Layer{Name: "machine " + rec.Name, Open: func(ctx context.Context) (io.ReadCloser, error) { return x.Export(ctx, rec.ID) }}
+		l := layer.Layer{Name: "machine " + rec.Name, Open: func(ctx context.Context) (io.ReadCloser, error) { return x.Export(ctx, rec.ID, e.places(rec).Dir) }}
 		return func(w *disk.Writer) (layer.Stats, error) { return layer.FromTar(ctx, w, l, layer.Options{}) }, func() {}, nil
 	}
 	lower, closeLower, err := openDisk(base.Path)

@@ -82,7 +82,7 @@ func (e *Engine) Diff(ctx context.Context, name string, emit func(agentproto.Cha
 	}
 	defer c.Close()
 	if d, ok := e.driverOf(rec).(driver.Differ); ok {
-		return d.Changes(ctx, rec.ID, func(c driver.Change) error {
+		return d.Changes(ctx, rec.ID, e.places(rec).Dir, func(c driver.Change) error {
 			return emit(agentproto.Change{Kind: c.Kind, Path: c.Path, Type: c.Type, Size: c.Size})
 		})
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -143,8 +145,51 @@ func (c *client) describe(b machine.Boot, p prepared) createRequest {
 	}
 }
 
-// marker is the file that says that a machine has a container, and with it writes of its own.
-func marker(b machine.Boot) string { return filepath.Join(ownDir(b), "container") }
+// marker is the file, in a machine's folder, that says that the machine has a container, and with
+// it writes of its own: the container's ID, or making, and the socket of the engine that has it.
+const marker = ownFolder + "/container"
+
+// making stands for the ID of a container that is just being made: it may never have come to be.
+const making = "making"
+
+// maxMarker bounds what is read of it.
+const maxMarker = 8 << 10
+
+// engineOf returns the socket of the engine that has a machine's container, "" when there is none,
+// and whether the container was made.
+func engineOf(dir string) (socket string, made bool, err error) {
+	f, err := os.Open(filepath.Join(dir, marker))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
+	}
+	var data []byte
+	if err == nil {
+		defer func() { _ = f.Close() }()
+		data, err = io.ReadAll(io.LimitReader(f, maxMarker))
+	}
+	if err != nil {
+		return "", false, machine.Errorf("state.unreadable", "make it readable", "looking for the machine's container: %w", err)
+	}
+	id, socket, _ := strings.Cut(strings.TrimSuffix(string(data), "\n"), "\n")
+	if !filepath.IsAbs(socket) {
+		return "", false, machine.Errorf("state.corrupt", "delete the machine with `mvmctl rm --force`", "%s names no engine", filepath.Join(dir, marker))
+	}
+	return socket, id != making, nil
+}
+
+// note writes the marker.
+func note(dir, id, socket string) error {
+	path := filepath.Join(dir, marker)
+	err := os.WriteFile(path+".new", []byte(id+"\n"+socket+"\n"), 0o600)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		_ = os.Remove(path + ".new")
+		return machine.Errorf("limit.disk", "free some space", "noting the machine's container: %w", err)
+	}
+	return nil
+}
 
 // ownFolder, in a machine's folder, is what we keep of it there.
 const ownFolder = "docker"
@@ -162,31 +207,50 @@ func (c *client) ensureContainer(ctx context.Context, b machine.Boot, image func
 	if !isStatus(err, http.StatusNotFound) {
 		return "", false, engineError(ctx, "looking for the machine's container", err)
 	}
-	if _, err := os.Lstat(marker(b)); err == nil {
-		return "", false, machine.Errorf("backend.disk_gone", fmt.Sprintf("if it is with another engine, set DOCKER_HOST to that; otherwise delete the machine: mvmctl rm %s", b.Name),
-			"the container %s, which held what machine %q has written, is not there any more", name, b.Name)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", false, fmt.Errorf("looking for %s: %w", marker(b), err)
-	}
-	if p.image, err = image(); err != nil {
+	if _, made, err := engineOf(b.Dir); err != nil {
 		return "", false, err
+	} else if made {
+		return "", false, machine.Errorf("backend.disk_gone", fmt.Sprintf("begin with an empty disk: mvmctl reset %s; or delete the machine: mvmctl rm %s", b.Name, b.Name),
+			"the container %s, which held what machine %q has written, is not there any more", name, b.Name)
+	}
+	for try := 1; ; try++ {
+		if p.image, err = image(); err != nil {
+			return "", false, err
+		}
+		id, err = c.create(ctx, b, p)
+		if err == nil {
+			return id, true, nil
+		}
+		if try == 2 || !isStatus(err, http.StatusNotFound) { // somebody removes images at this moment
+			return "", false, engineError(ctx, "making the machine's container", err)
+		}
+	}
+}
+
+// create makes the machine's container. The file that says so is written first: what is left of a
+// start that is killed in between is a machine without a container, and no container that nobody
+// knows of.
+func (c *client) create(ctx context.Context, b machine.Boot, p prepared) (string, error) {
+	name := containerName(b.ID)
+	if err := note(b.Dir, making, c.socket); err != nil {
+		return "", err
 	}
 	var made struct {
 		ID string `json:"Id"`
 	}
-	err = c.call(ctx, workTimeout, http.MethodPost, "/containers/create", url.Values{"name": {name}}, c.describe(b, p), &made)
+	err := c.call(ctx, workTimeout, http.MethodPost, "/containers/create", url.Values{"name": {name}}, c.describe(b, p), &made)
 	if err == nil && made.ID == "" {
-		err = &statusError{status: http.StatusOK, message: "a container without an ID"}
+		err = errors.New("it makes a container without an ID")
+	}
+	if err == nil {
+		err = note(b.Dir, made.ID, c.socket)
 	}
 	if err != nil {
 		_ = c.remove(ctx, name) // it may have been made while we stopped listening
-		return "", false, engineError(ctx, "making the machine's container", err)
+		_ = os.Remove(filepath.Join(b.Dir, marker))
+		return "", err
 	}
-	if err := os.WriteFile(marker(b), []byte(made.ID+"\n"), 0o600); err != nil {
-		_ = c.remove(ctx, made.ID)
-		return "", false, machine.Errorf("limit.disk", "free some space", "noting the machine's container: %w", err)
-	}
-	return made.ID, true, nil
+	return made.ID, nil
 }
 
 // reuse makes a container of an earlier start ready for the next: not running, and with the limits

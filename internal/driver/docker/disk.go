@@ -35,13 +35,13 @@ func foreign(name string) bool {
 }
 
 // Export implements driver.Exporter.
-func (d *Driver) Export(ctx context.Context, id string) (io.ReadCloser, error) {
-	c, err := d.client(ctx)
+func (d *Driver) Export(ctx context.Context, id, dir string) (io.ReadCloser, error) {
+	c, err := d.client(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	resp, err := c.do(ctx, http.MethodGet, "/containers/"+containerName(id)+"/export", nil, nil, "")
+	resp, err := c.do(ctx, http.MethodGet, "/containers/"+containerName(id)+"/export", nil, nil, "") //nolint:bodyclose // by the goroutine below
 	if err != nil {
 		defer cancel()
 		return nil, engineError(ctx, "reading the machine's disk", err)
@@ -93,8 +93,8 @@ func ownEntries(w io.Writer, r io.Reader) error {
 
 // Changes implements driver.Differ. The engine also names a folder in which something has changed;
 // as it does not tell that from a changed folder, those are left out.
-func (d *Driver) Changes(ctx context.Context, id string, emit func(driver.Change) error) error {
-	c, err := d.client(ctx)
+func (d *Driver) Changes(ctx context.Context, id, dir string, emit func(driver.Change) error) error {
+	c, err := d.client(ctx, dir)
 	if err != nil {
 		return err
 	}

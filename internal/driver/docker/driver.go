@@ -26,6 +26,7 @@ type Driver struct{ opts Options }
 var (
 	_ driver.Driver  = (*Driver)(nil)
 	_ driver.Remover = (*Driver)(nil)
+	_ driver.Pruner  = (*Driver)(nil)
 )
 
 // New returns a driver. It touches nothing.
@@ -39,8 +40,17 @@ func New(o Options) *Driver {
 // Name implements driver.Driver.
 func (d *Driver) Name() string { return "docker" }
 
-func (d *Driver) client(ctx context.Context) (*client, error) {
-	socket, err := findSocket(d.opts.Getenv)
+// client connects to the engine that has the machine with the folder dir, or else to the one that
+// the user has chosen.
+func (d *Driver) client(ctx context.Context, dir string) (*client, error) {
+	socket := ""
+	var err error
+	if dir != "" {
+		socket, _, err = engineOf(dir)
+	}
+	if err == nil && socket == "" {
+		socket, err = findSocket(d.opts.Getenv)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +59,7 @@ func (d *Driver) client(ctx context.Context) (*client, error) {
 
 // Probe implements driver.Driver: an engine answers, and runs Linux containers of this processor.
 func (d *Driver) Probe(ctx context.Context) (driver.Capabilities, error) {
-	c, err := d.client(ctx)
+	c, err := d.client(ctx, "")
 	if err != nil {
 		return driver.Capabilities{}, err
 	}
@@ -91,7 +101,7 @@ func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 		return nil, err
 	}
 	defer func() { _ = root.Close() }()
-	c, err := d.client(ctx)
+	c, err := d.client(ctx, b.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +133,7 @@ func (c *client) start(ctx context.Context, b machine.Boot, root *os.File, p pre
 	if err != nil {
 		if fresh {
 			err = errors.Join(err, c.remove(ctx, id))
-			_ = os.Remove(marker(b))
+			_ = os.Remove(filepath.Join(b.Dir, marker))
 		}
 		return fail(err)
 	}
@@ -133,7 +143,7 @@ func (c *client) start(ctx context.Context, b machine.Boot, root *os.File, p pre
 // Remove implements driver.Remover: it deletes the machine's container and with it all that the
 // machine has written.
 func (d *Driver) Remove(ctx context.Context, id, dir string) error {
-	c, err := d.client(ctx)
+	c, err := d.client(ctx, dir)
 	if err != nil {
 		return err
 	}

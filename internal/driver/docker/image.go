@@ -157,30 +157,41 @@ func importResult(r io.Reader) error {
 	}
 }
 
-// Prune removes the engine's images of root file systems that no container of the engine uses, and
-// returns how many there were. They are made again when they are needed.
-func (d *Driver) Prune(ctx context.Context) (int, error) {
-	c, err := d.client(ctx)
+// Prune implements driver.Pruner.
+func (d *Driver) Prune(ctx context.Context, dryRun bool) (int, error) {
+	c, err := d.client(ctx, "")
 	if err != nil {
 		return 0, err
 	}
-	var list []imageSummary
-	if err := c.get(ctx, "/images/json", filter("label", labelImage), &list); err != nil {
+	var images []imageSummary
+	if err := c.get(ctx, "/images/json", filter("label", labelImage), &images); err != nil {
 		return 0, engineError(ctx, "listing our images", err)
 	}
-	removed := 0
-	for _, i := range list {
-		if !strings.HasPrefix(i.ID, "sha256:") {
+	var containers []struct{ ImageID string }
+	all := filter("label", labelMachine)
+	all.Set("all", "1")
+	if err := c.get(ctx, "/containers/json", all, &containers); err != nil {
+		return 0, engineError(ctx, "listing our containers", err)
+	}
+	used := map[string]bool{}
+	for _, k := range containers {
+		used[k.ImageID] = true
+	}
+	unused := 0
+	for _, i := range images {
+		if used[i.ID] || !strings.HasPrefix(i.ID, "sha256:") {
 			continue
 		}
-		err := c.call(ctx, workTimeout, http.MethodDelete, "/images/"+i.ID, nil, nil, nil)
-		switch {
-		case err == nil:
-			removed++
-		case isStatus(err, http.StatusConflict), isStatus(err, http.StatusNotFound): // in use, or gone
-		default:
-			return removed, engineError(ctx, "removing an image", err)
+		if !dryRun {
+			err := c.call(ctx, workTimeout, http.MethodDelete, "/images/"+i.ID, nil, nil, nil)
+			if isStatus(err, http.StatusConflict) || isStatus(err, http.StatusNotFound) { // just taken, or just removed
+				continue
+			}
+			if err != nil {
+				return unused, engineError(ctx, "removing an image", err)
+			}
 		}
+		unused++
 	}
-	return removed, nil
+	return unused, nil
 }

@@ -56,14 +56,17 @@ func TestDiskStays(t *testing.T) {
 	if got := g.sh(g.connect(), "test -e /root/note || echo empty"); got != "empty" {
 		t.Errorf("after Remove: %q", got)
 	}
-	if n, err := g.d.Prune(t.Context()); n != 0 || err != nil {
+	if n, err := g.d.Prune(t.Context(), false); n != 0 || err != nil {
 		t.Errorf("Prune with a machine: %d, %v", n, err)
 	}
 	g.kill()
 	if err := g.d.Remove(t.Context(), g.boot.ID, g.boot.Dir); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := g.d.Prune(t.Context()); n != 1 || err != nil {
+	if n, err := g.d.Prune(t.Context(), true); n != 1 || err != nil {
+		t.Errorf("Prune that only counts: %d, %v", n, err)
+	}
+	if n, err := g.d.Prune(t.Context(), false); n != 1 || err != nil {
 		t.Errorf("Prune without a machine: %d, %v", n, err)
 	}
 	if got := e.docker(t, "images", "-q"); got != "" {
@@ -220,14 +223,14 @@ func TestChanges(t *testing.T) {
 		}
 		return nil
 	}
-	if err := g.d.Changes(t.Context(), g.boot.ID, collect); err != nil {
+	if err := g.d.Changes(t.Context(), g.boot.ID, g.boot.Dir, collect); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	g.kill()
-	r, err := g.d.Export(t.Context(), g.boot.ID)
+	r, err := g.d.Export(t.Context(), g.boot.ID, g.boot.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,8 +252,65 @@ func TestChanges(t *testing.T) {
 			t.Errorf("%s in the export: %v, want %v", name, names[name], there)
 		}
 	}
-	if other, err := g.d.Export(t.Context(), machine.NewID()); err == nil {
+	if other, err := g.d.Export(t.Context(), machine.NewID(), t.TempDir()); err == nil {
 		_ = other.Close()
 		t.Error("a machine that never was can be exported")
+	}
+}
+
+// TestEngineRemembered: a machine stays with the engine that has its container.
+func TestEngineRemembered(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	g.mustStart()
+	g.sh(g.connect(), "echo kept > /root/note")
+	g.kill()
+	g.d = driverFor(filepath.Join(t.TempDir(), "another"))
+	g.mustStart()
+	if got := g.sh(g.connect(), "cat /root/note"); got != "kept" {
+		t.Errorf("with another engine chosen: %q", got)
+	}
+	g.kill()
+	if err := g.d.Remove(t.Context(), g.boot.ID, g.boot.Dir); err != nil {
+		t.Error(err)
+	}
+	if got := e.docker(t, "ps", "-aq"); got != "" {
+		t.Errorf("left after Remove: %s", got)
+	}
+}
+
+// TestKilledWhileMaking: a start that was killed before the container came to be is no lost disk.
+func TestKilledWhileMaking(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	own := filepath.Join(g.boot.Dir, "docker")
+	if err := os.Mkdir(own, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(own, "container"), []byte("making\n"+e.socket+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.mustStart()
+	g.connect()
+	g.kill()
+	if err := os.WriteFile(filepath.Join(own, "container"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.start(); machine.CodeOf(err) != "state.corrupt" {
+		t.Errorf("with a marker that makes no sense: %v", err)
+	}
+}
+
+// TestRefused: what a container cannot do is said before anything is made.
+func TestRefused(t *testing.T) {
+	g := newGuest(t, driverFor("/nowhere"), assets{})
+	g.boot.Disks = append(g.boot.Disks, machine.Disk{Role: "volume0", Path: "/x"})
+	if err := g.start(); machine.CodeOf(err) != "backend.volume" {
+		t.Errorf("with a volume: %v", err)
+	}
+	g = newGuest(t, driverFor("/nowhere"), assets{})
+	g.boot.Disks = nil
+	if _, err := g.d.Start(t.Context(), g.boot, driver.Output{}); machine.CodeOf(err) == "" {
+		t.Errorf("without disks: %v", err)
 	}
 }

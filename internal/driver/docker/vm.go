@@ -309,7 +309,7 @@ func (v *vm) salvage(lost exited) exited {
 		return exited{err: machine.Errorf("backend.engine_lost", "start the machine again with `mvmctl up`; an engine that does not run: `sudo systemctl start docker`",
 			"the Docker engine went away, and the machine with it: %w", lost.err)}
 	}
-	return exited{err: machine.Errorf("backend.engine_lost", "start the engine (`sudo systemctl start docker`), then `docker rm -f` is not needed: the next `mvmctl up` ends what is left",
+	return exited{err: machine.Errorf("backend.engine_lost", "start the engine: `sudo systemctl start docker`; the next `mvmctl up` of the machine ends what is left of it",
 		"the Docker engine went away, and the machine's container %s may still run: %w", containerShort(v.id), lost.err)}
 }
 
