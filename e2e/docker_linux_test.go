@@ -1,0 +1,190 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// inDocker is a lab whose machines are containers of a Docker engine of its own.
+func inDocker(t *testing.T, faulty bool) (l *lab, docker func(args ...string) string) {
+	t.Helper()
+	socket := startDocker(t)
+	l = newLab(t, "docker", faulty)
+	l.env = append(l.env, "DOCKER_HOST=unix://"+socket, "MVM_CACHE_DIR="+filepath.Join(l.dir, "cache"))
+	return l, func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "docker", args...)
+		cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+socket, "DOCKER_CONFIG="+l.dir)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("docker %q: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+}
+
+// TestDockerMachine takes a machine in a container through its life.
+func TestDockerMachine(t *testing.T) {
+	l, docker := inDocker(t, false)
+	l.must("up", "-d", "--name", "box", "--require-isolation", "container", "-p", "0:8099", "minimal")
+	l.must("exec", "box", "--", "sh", "-c", "mkdir /srv/a; echo one > /srv/a/f")
+	if out := l.must("diff", "box"); out != "A /srv/a\nA /srv/a/f\n" {
+		t.Errorf("diff: %q", out)
+	}
+	served := l.command(t.Context(), nil, "exec", "box", "--", "sh", "-c", "echo pong | nc -l -p 8099")
+	if err := served.Start(); err != nil {
+		t.Fatal(err)
+	}
+	port := l.machine("box").Ports[0].HostPort
+	var said string
+	for deadline := time.Now().Add(longWait); said == "" && time.Now().Before(deadline); <-time.After(10 * time.Millisecond) { // until nc listens
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue // it is refused as soon as the guest refuses
+		}
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		data, _ := io.ReadAll(conn)
+		_ = conn.Close()
+		said = string(data)
+	}
+	_ = served.Wait()
+	if said != "pong\n" {
+		t.Errorf("through the published port: %q", said)
+	}
+
+	l.must("down", "box")
+	if out := docker("ps", "-q"); out != "" {
+		t.Errorf("runs after down: %s", out)
+	}
+	l.must("commit", "box", "mine:1")
+	l.must("up", "-d", "--name", "copy", "mine:1")
+	if out := l.must("exec", "copy", "--", "cat", "/srv/a/f"); out != "one\n" {
+		t.Errorf("in the image that was committed: %q", out)
+	}
+	l.must("rm", "--force", "copy")
+
+	l.must("up", "-d", "--name", "box")
+	if out := l.must("exec", "box", "--", "cat", "/srv/a/f"); out != "one\n" {
+		t.Errorf("after down and up: %q", out)
+	}
+	supervisor := l.status("box").Supervisor.Pid
+	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	docker("wait", docker("ps", "-aq", "--filter", "label=io.mvmctl.name=box")) // it ends by itself
+	if v := l.machine("box"); v == nil || v.State != "crashed" {
+		t.Errorf("after its supervisor was killed: %+v", v)
+	}
+	l.must("up", "-d", "--name", "box")
+	l.must("down", "box")
+	l.must("reset", "--force", "box")
+	if out := docker("ps", "-aq"); out != "" {
+		t.Errorf("left after reset: %s", out)
+	}
+	l.must("up", "-d", "--name", "box")
+	if r := l.run("exec", "box", "--", "cat", "/srv/a/f"); r.code == 0 {
+		t.Errorf("after reset: %v", r)
+	}
+	l.must("rm", "--force", "box")
+	if r := l.run("up", "--name", "once", "minimal", "--", "sh", "-c", "echo said; exit 7"); r.code != 7 || r.stdout != "said\n" {
+		t.Errorf("a program of its own: %v", r)
+	}
+	l.must("rm", "once")
+	if out := docker("ps", "-aq"); out != "" {
+		t.Errorf("left after rm: %s", out)
+	}
+	l.must("image", "rm", "mine:1")
+	l.must("cache", "prune")
+	if out := docker("images", "-q"); out != "" {
+		t.Errorf("left after a prune: %s", out)
+	}
+	l.nothingLeft()
+}
+
+// TestDockerRefusals: what a container cannot be is refused in words, and nothing is left of it.
+func TestDockerRefusals(t *testing.T) {
+	l, docker := inDocker(t, false)
+	file := filepath.Join(l.dir, "file")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for code, args := range map[string][]string{
+		"backend.volume":   {"-v", file + ":/x"},
+		"backend.init":     {"--init", "image"},
+		"policy.isolation": {"--require-isolation", "vm"},
+		"input.range":      {"--cpus", "64"},
+	} {
+		r := l.run(append([]string{"up", "-d", "--json", "--name", "no", "minimal"}, args...)...)
+		if !strings.Contains(r.stderr, `"code":"`+code+`"`) {
+			t.Errorf("%q: %v", args, r)
+		}
+	}
+	if out := docker("ps", "-aq"); out != "" {
+		t.Errorf("left: %s", out)
+	}
+	l.nothingLeft()
+	if r := l.with([]string{"DOCKER_HOST=unix:///nowhere"}, "up", "-d", "--name", "no", "minimal"); r.code != 125 || !strings.Contains(r.stderr, "systemctl start docker") {
+		t.Errorf("without an engine: %v", r)
+	}
+	l.nothingLeft()
+}
+
+// TestDockerCrash: a command that is killed at each of its steps is finished or undone by the next,
+// also what of it is in the engine.
+func TestDockerCrash(t *testing.T) {
+	l, docker := inDocker(t, true)
+	for _, point := range []string{"up.intent", "up.disks", "up.spawned", "sup.vmm", "sup.ready", "sup.cleaned"} {
+		l.with([]string{"MVM_CRASH=" + point}, "up", "-d", "--name", "box", "minimal")
+		// A command whose supervisor died has taken the start back itself.
+		if r := l.run("rm", "--force", "box"); r.code != 0 && !strings.Contains(r.stderr, "there is no machine") {
+			t.Errorf("%s: rm: %v", point, r)
+		}
+		if out := docker("ps", "-aq"); out != "" {
+			t.Errorf("%s: left after rm: %s", point, out)
+		}
+		l.nothingLeft()
+	}
+	l.must("up", "-d", "--name", "box", "minimal")
+	l.with([]string{"MVM_CRASH=rm.intent"}, "rm", "--force", "box")
+	l.must("up", "-d", "--name", "box", "minimal")
+	l.must("rm", "--force", "box")
+	if out := docker("ps", "-aq"); out != "" {
+		t.Errorf("left after a removal that was killed: %s", out)
+	}
+	l.nothingLeft()
+}
+
+// TestExecBeatsDockerExec: a warm exec in a container takes at most half of what the engine's own
+// takes in the same container.
+func TestExecBeatsDockerExec(t *testing.T) {
+	l, docker := inDocker(t, false)
+	l.must("up", "-d", "--name", "box", "minimal")
+	container := docker("ps", "-q")
+	const rounds = 15
+	var ours, theirs []time.Duration
+	for range rounds {
+		begin := time.Now()
+		l.must("exec", "box", "--", "true")
+		ours = append(ours, time.Since(begin))
+		begin = time.Now()
+		docker("exec", container, "/run/mvm/bin/true")
+		theirs = append(theirs, time.Since(begin))
+	}
+	slices.Sort(ours)
+	slices.Sort(theirs)
+	a, b := ours[rounds/2], theirs[rounds/2]
+	t.Logf("medians of %d: mvmctl exec %v, docker exec %v", rounds, a, b)
+	if a > b/2 {
+		t.Errorf("mvmctl exec takes %v, docker exec %v", a, b)
+	}
+	l.must("rm", "--force", "box")
+}
