@@ -2,16 +2,21 @@ package docker_test
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mvmctl/mvmctl/internal/agentclient"
+	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
@@ -298,6 +303,44 @@ func TestKilledWhileMaking(t *testing.T) {
 	}
 	if err := g.start(); machine.CodeOf(err) != "state.corrupt" {
 		t.Errorf("with a marker that makes no sense: %v", err)
+	}
+}
+
+// TestEngineHangs: a machine can be killed although its engine does not answer.
+func TestEngineHangs(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	g.mustStart()
+	g.connect()
+	if err := e.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = e.cmd.Process.Signal(syscall.SIGCONT) }()
+	g.kill()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := g.d.Probe(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Probe: %v", err)
+	}
+	if err := e.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	g.mustStart()
+	g.connect()
+}
+
+// TestMemory: a program that takes all memory of its machine is ended, and the machine goes on.
+func TestMemory(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	g.mustStart()
+	c := g.connect()
+	hog := agentproto.ExecStart{Process: agentproto.Process{Args: []string{"sh", "-c", "cat /dev/zero | tail -n 1"}}}
+	if exit, err := c.Exec(t.Context(), hog, agentclient.Streams{}); err != nil || exit.Code != 137 {
+		t.Errorf("a program without bounds: %+v, %v", exit, err)
+	}
+	if got := g.sh(c, "echo alive"); got != "alive" {
+		t.Errorf("afterwards: %q", got)
 	}
 }
 

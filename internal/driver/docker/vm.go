@@ -25,7 +25,7 @@ import (
 // How long the end of a machine may take.
 const (
 	drainTimeout = time.Second      // for its last output
-	killTimeout  = 20 * time.Second // for the engine to end a container
+	killTimeout  = 10 * time.Second // for the engine to end a container
 	returnPause  = 250 * time.Millisecond
 	returnTries  = 20 // for an engine that went away to come back
 )
@@ -47,6 +47,7 @@ type vm struct {
 	drained    chan struct{} // closed when all output has been read
 	ended      chan struct{}
 	err        error         // valid once ended is closed
+	giveUp     func()        // stop waiting for the engine to say that the container has ended
 	turn       chan struct{} // held by the dial under way
 
 	mu      sync.Mutex
@@ -98,6 +99,7 @@ func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.
 	}
 	v.console = console
 	life, over := context.WithCancel(context.Background()) // of the machine
+	v.giveUp = over
 	exit, err := v.awaitExit(life)
 	if err != nil {
 		over()
@@ -249,7 +251,10 @@ func (v *vm) reap(exit exited) {
 	timer.Stop()
 	_ = v.console.Close()
 	<-v.drained
-	oom := exit.err == nil && exit.code == killedCode && v.outOfMemory()
+	v.mu.Lock()
+	killed := v.killed
+	v.mu.Unlock()
+	oom := exit.err == nil && exit.code == killedCode && !killed && v.outOfMemory()
 	v.mu.Lock()
 	current := v.current
 	if !v.killed || exit.err != nil {
@@ -282,17 +287,14 @@ func (v *vm) outOfMemory() bool {
 	return v.c.get(context.Background(), "/containers/"+v.id+"/json", nil, &have) == nil && have.State.OOMKilled
 }
 
-// salvage is for an engine that went away. It ends stop containers themselves or, when it was
-// killed, find and end them at its next start; a process that we may signal is ended at once. An
-// engine that does not come back soon may leave a container running, and the error says so.
+// salvage is for an engine that went away or hangs. One that ends in order ends its containers, and
+// one that was killed ends them when it starts again, if it is not told to keep them; a process that
+// we may signal is ended at once. An engine that does not come back soon may leave a container
+// running, and the error says so.
 func (v *vm) salvage(lost exited) exited {
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
-	gone := false
-	if v.process.Pid != 0 {
-		err := process.Kill(ctx, v.process)
-		gone = err == nil || errors.Is(err, process.ErrGone)
-	}
+	gone := v.endProcess()
 	for try := 0; try < returnTries && !gone; try++ {
 		err := v.c.end(ctx, v.id)
 		gone = err == nil
@@ -305,7 +307,13 @@ func (v *vm) salvage(lost exited) exited {
 			timer.Stop()
 		}
 	}
-	if gone {
+	v.mu.Lock()
+	killed := v.killed
+	v.mu.Unlock()
+	switch {
+	case gone && killed:
+		return exited{code: killedCode}
+	case gone:
 		return exited{err: machine.Errorf("backend.engine_lost", "start the machine again with `mvmctl up`; an engine that does not run: `sudo systemctl start docker`",
 			"the Docker engine went away, and the machine with it: %w", lost.err)}
 	}
@@ -410,12 +418,22 @@ func (v *vm) Kill() error {
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
 	err := v.signal(ctx, "SIGKILL")
-	if err != nil && v.process.Pid != 0 { // an engine that hangs
-		if kerr := process.Kill(ctx, v.process); kerr == nil || errors.Is(kerr, process.ErrGone) {
-			err = nil
-		}
+	if err != nil && v.endProcess() { // an engine that hangs, which will not tell either
+		v.giveUp()
+		err = nil
 	}
 	return err
+}
+
+// endProcess ends the container's first process without its engine, and reports whether it is gone.
+func (v *vm) endProcess() bool {
+	if v.process.Pid == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	err := process.Kill(ctx, v.process)
+	return err == nil || errors.Is(err, process.ErrGone)
 }
 
 func (v *vm) signal(ctx context.Context, signal string) error {
