@@ -103,6 +103,9 @@ func bridge(in io.Reader, out io.Writer) int {
 		fmt.Fprintln(os.Stderr, "mvm-agent:", err)
 		return codeFailed
 	}
+	if _, err := io.WriteString(out, agentproto.BridgeGreeting); err != nil {
+		return codeFailed
+	}
 	over := make(chan struct{}, 2)
 	go func() {
 		_, _ = io.Copy(conn, in)

@@ -45,10 +45,12 @@ const (
 // Commands of the agent binary in a container, where no kernel starts it: the first process, which
 // takes its configuration from its standard input (the length as four bytes, highest first, then
 // config.json) and ends when that input does; and one that passes its standard input and output on
-// to the first's channel.
+// to the first's channel, after it has said BridgeGreeting: an engine may put words of its own in
+// their place when it cannot start a process.
 const (
 	ContainerCommand = "container"
 	BridgeCommand    = "bridge"
+	BridgeGreeting   = "mvm-bridge/1\n"
 )
 
 // Paths in the guest that both ends know.

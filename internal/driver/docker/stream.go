@@ -13,6 +13,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
 // The streams of a frame (https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach).
@@ -144,6 +147,30 @@ func (c *execConn) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// greeted reads the greeting of the process in the container.
+func (c *execConn) greeted(ctx context.Context) error {
+	if err := c.SetReadDeadline(time.Now().Add(callTimeout)); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	said := make([]byte, len(agentproto.BridgeGreeting))
+	n, err := io.ReadFull(c, said)
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	if string(said[:n]) != agentproto.BridgeGreeting {
+		more := make([]byte, longMessage)
+		if err == nil {
+			m, _ := c.Read(more) // the rest of what the engine says about it
+			said = append(said, more[:m]...)
+		} else {
+			said = said[:n]
+		}
+		return machine.Errorf("backend.engine", "look at the engine's log: `journalctl -u docker`", "the Docker engine cannot start a process in the container: %s", quote(string(said)))
+	}
+	return c.SetReadDeadline(time.Time{})
 }
 
 // Close implements net.Conn. The process in the container reads the end of its input and ends.

@@ -11,6 +11,9 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
 func frame(kind byte, text string) []byte {
@@ -97,6 +100,37 @@ func TestExecConnDeadline(t *testing.T) {
 	}
 	if c.Close() != nil || !errors.Is(c.Close(), net.ErrClosed) || closed != 1 {
 		t.Error("closing is not done once")
+	}
+}
+
+// TestGreeting: words of the engine are not taken for the channel.
+func TestGreeting(t *testing.T) {
+	for text, ok := range map[string]bool{
+		agentproto.BridgeGreeting + "\x16\x03":                                         true,
+		"OCI runtime exec failed: exec failed: cannot exec in a stopped container\r\n": false,
+		"short": false,
+		"":      false,
+	} {
+		ours, theirs := net.Pipe()
+		s := &stream{Conn: ours, r: bufio.NewReader(ours)}
+		c := &execConn{stream: s, frames: frames{r: s.r}, failed: func([]byte) {}, closed: func() {}}
+		go func() {
+			_, _ = theirs.Write(frame(1, text))
+			_ = theirs.Close()
+		}()
+		if err := c.greeted(t.Context()); (err == nil) != ok || err != nil && machine.CodeOf(err) != "backend.engine" {
+			t.Errorf("%q: %v", text, err)
+		}
+		_ = c.Close()
+	}
+	ours, theirs := net.Pipe()
+	defer func() { _ = theirs.Close() }()
+	s := &stream{Conn: ours, r: bufio.NewReader(ours)}
+	c := &execConn{stream: s, frames: frames{r: s.r}, failed: func([]byte) {}, closed: func() {}}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.greeted(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("silence: %v", err)
 	}
 }
 

@@ -377,11 +377,15 @@ func (v *vm) bridge(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &execConn{stream: s, frames: frames{r: s.r}}
+	c := &execConn{stream: s, frames: frames{r: s.r}, closed: func() {}}
 	c.failed = func(p []byte) {
 		v.mu.Lock()
 		v.words.add(p)
 		v.mu.Unlock()
+	}
+	if err := c.greeted(ctx); err != nil {
+		_ = c.Close()
+		return nil, err
 	}
 	c.closed = func() {
 		v.mu.Lock()

@@ -82,7 +82,11 @@ func children() []string {
 		}
 		name, rest, _ := strings.Cut(string(data), ") ")
 		if f := strings.Fields(rest); len(f) > 1 && f[1] == fmt.Sprint(os.Getpid()) {
-			out = append(out, name+") "+f[0])
+			state := "alive" // running or sleeping: an engine that the test runs is now this and now that
+			if f[0] == "Z" {
+				state = "zombie"
+			}
+			out = append(out, name+") "+state)
 		}
 	}
 	slices.Sort(out)
