@@ -1,13 +1,16 @@
 package docker
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -55,7 +58,6 @@ func isStatus(err error, status int) bool {
 // client speaks with one engine.
 type client struct {
 	socket string
-	http   *http.Transport
 	prefix string // "/v1.41"
 	info   engineInfo
 }
@@ -74,17 +76,6 @@ type engineInfo struct {
 	SecurityOptions []string
 }
 
-func newClient(socket string) *client {
-	c := &client{socket: socket}
-	c.http = &http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
-		DisableCompression:     true,
-		DisableKeepAlives:      true,
-		MaxResponseHeaderBytes: 64 << 10,
-	}
-	return c
-}
-
 func (c *client) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -93,7 +84,7 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 
 // connect agrees on a version and learns what the engine is.
 func connect(ctx context.Context, socket string) (*client, error) {
-	c := newClient(socket)
+	c := &client{socket: socket}
 	pinging, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := c.do(pinging, http.MethodGet, "/_ping", nil, nil, "")
@@ -157,8 +148,11 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := c.http.RoundTrip(req)
+	resp, err := c.exchange(req)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return nil, err
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
@@ -167,6 +161,50 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	return resp, nil
 }
+
+// exchange sends a request over a connection of its own, which is closed with the answer's body: at
+// once, and not some time later as net/http's transport does it.
+func (c *client) exchange(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	release := func() error {
+		stop()
+		return conn.Close()
+	}
+	req.Close = true
+	sent := req.Write(conn)
+	if sent != nil && ctx.Err() == nil { // an engine that refuses need not read all; what it says is there already
+		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+	}
+	resp, err := readResponse(conn, req)
+	if err != nil {
+		_ = release()
+		return nil, cmp.Or(sent, err)
+	}
+	resp.Body = &body{Reader: resp.Body, release: release}
+	return resp, nil
+}
+
+// readResponse reads an answer up to its body. Only its header is bounded.
+func readResponse(conn net.Conn, req *http.Request) (*http.Response, error) {
+	limited := &io.LimitedReader{R: conn, N: maxSaid}
+	resp, err := http.ReadResponse(bufio.NewReader(limited), req)
+	limited.N = math.MaxInt64
+	return resp, err
+}
+
+// body is an answer's body with the connection that it comes from.
+type body struct {
+	io.Reader
+	release func() error
+}
+
+// Close implements io.Closer.
+func (b *body) Close() error { return b.release() }
 
 // refusal reads what the engine says about a request that it does not fulfil.
 func refusal(resp *http.Response) error {

@@ -100,7 +100,7 @@ func TestSilentEngine(t *testing.T) {
 
 // TestDenied: a socket that is there and is somebody else's.
 func TestDenied(t *testing.T) {
-	err := newClient("/s").unreachable(t.Context(), &net.OpError{Op: "dial", Err: fs.ErrPermission})
+	err := (&client{socket: "/s"}).unreachable(t.Context(), &net.OpError{Op: "dial", Err: fs.ErrPermission})
 	if machine.CodeOf(err) != "backend.denied" || !errors.Is(err, driver.ErrUnavailable) {
 		t.Errorf("%v", err)
 	}
@@ -131,7 +131,7 @@ func TestHostileStream(t *testing.T) {
 		w.WriteHeader(http.StatusConflict)
 		_, _ = w.Write([]byte(strings.Repeat("no ", 1<<20)))
 	})
-	_, err := newClient(socket).hijack(t.Context(), "/exec/1/start", nil, "{}")
+	_, err := (&client{socket: socket}).hijack(t.Context(), "/exec/1/start", nil, "{}")
 	if !isStatus(err, http.StatusConflict) || len(err.Error()) > 2000 {
 		t.Errorf("%.100v", err)
 	}

@@ -144,7 +144,7 @@ func TestHijackEndsWithItsContext(t *testing.T) {
 	defer func() { _ = ln.Close() }()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := newClient(socket).hijack(ctx, "/x", nil, ""); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := (&client{socket: socket}).hijack(ctx, "/x", nil, ""); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 }
