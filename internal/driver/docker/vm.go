@@ -114,6 +114,8 @@ func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.
 		over()
 		_ = console.Close()
 		<-v.drained
+		for range exit { // until its connection is closed
+		}
 		return nil, err
 	}
 	_, _ = fmt.Fprintf(out.VMM, "docker: container %s runs\n", containerShort(id))
@@ -172,9 +174,10 @@ func (v *vm) awaitExit(ctx context.Context) (<-chan exited, error) {
 	}
 	exit := make(chan exited, 1)
 	go func() {
-		defer func() { _ = resp.Body.Close() }()
+		defer close(exit)
 		var said struct{ StatusCode *int }
 		err := json.NewDecoder(io.LimitReader(resp.Body, maxSaid)).Decode(&said)
+		_ = resp.Body.Close() // before anybody hears of the end: nothing is left then
 		if err == nil && said.StatusCode == nil {
 			err = errors.New("the engine does not say how the container ended")
 		}
