@@ -271,7 +271,19 @@ func TestShutdownStopsEverything(t *testing.T) {
 func TestShutdownKillsWhatDoesNotStop(t *testing.T) {
 	g := boot(t, withMain(false, `trap '' TERM; echo up; while :; do sleep 0.05; done`))
 	c := g.connect()
-	mainState(t, c, "running")
+	// Running is not enough: until it says "up", it has not said that it ignores the signal.
+	ctx, cancel := context.WithCancel(deadline(t))
+	up := make(chan struct{})
+	go func() {
+		_ = c.Logs(ctx, 0, func(e agentproto.LogEntry) error {
+			if e.Text == "up" {
+				close(up)
+			}
+			return nil
+		})
+	}()
+	<-up
+	cancel()
 	c.Shutdown(deadline(t), agentproto.ShutdownRequest{Grace: agentproto.Duration(200 * time.Millisecond)})
 	<-g.off
 	if s := mainState(t, c, "exited"); s.ExitCode != 137 {
