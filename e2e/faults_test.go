@@ -26,7 +26,7 @@ func TestBadInput(t *testing.T) {
 		"bad size":          {nil, []string{"up", "-d", "-m", "12X", "minimal"}, 2, []string{"512M"}},
 		"little memory":     {nil, []string{"up", "-d", "-m", "1M", "minimal"}, 2, []string{"96M"}},
 		"bad port":          {nil, []string{"up", "-d", "-p", "99999:1", "minimal"}, 2, []string{"65535"}},
-		"unknown image":     {nil, []string{"up", "-d", "minmal"}, 2, []string{"no image", "minimal"}},
+		"unknown image":     {nil, []string{"up", "-d", "minmal"}, 125, []string{"no image", "minimal"}},
 		"unknown backend":   {nil, []string{"up", "-d", "--hypervisor", "xen", "minimal"}, 2, []string{"no backend"}},
 		"isolation":         {nil, []string{"up", "-d", "--require-isolation", "vm", "minimal"}, 125, []string{"isolates", "doctor"}},
 		"unknown machine":   {nil, []string{"exec", "nobody", "--", "true"}, 125, []string{"no machine"}},

@@ -85,12 +85,16 @@ func initStopSignal(path string) string {
 const handlerPoll = 50 * time.Millisecond
 
 // awaitHandler waits until an init that has just been started would notice a signal, and returns
-// what is left of grace. One that never will is stopped when that has run out.
+// what is left of grace. One that never will is stopped when that has run out. It has to be seen
+// twice: for a moment around each fork, all signals are held back.
 func awaitHandler(p *guestproc.Proc, sig syscall.Signal, grace time.Duration) time.Duration {
 	end := time.Now().Add(grace)
 	tick := time.NewTicker(handlerPoll)
 	defer tick.Stop()
-	for !p.Heeds(sig) && time.Now().Before(end) {
+	for seen := 0; seen < 2 && time.Now().Before(end); {
+		if seen++; !p.Heeds(sig) {
+			seen = 0
+		}
 		select {
 		case <-p.Done():
 			return 0

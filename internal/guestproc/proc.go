@@ -14,6 +14,7 @@ import (
 type Proc struct {
 	table *Table
 	pid   int
+	init  bool // it rules over all others in its namespaces, and alone gets our signals
 	start time.Time
 	done  chan struct{}
 	exit  agentproto.Exit // valid once done is closed
@@ -38,7 +39,8 @@ func (p *Proc) Done() <-chan struct{} { return p.done }
 // borrows it until it execs), so small values have a floor of some MiB.
 func (p *Proc) Exit() agentproto.Exit { return p.exit }
 
-// Signal sends sig to the whole process group. It is os.ErrProcessDone when the leader has
+// Signal sends sig to the whole process group, but to an init alone: it tells its processes
+// itself, and what it has forked a moment ago is still in its group. It is os.ErrProcessDone when the leader has
 // been reaped: the number may belong to somebody else by then.
 func (p *Proc) Signal(sig syscall.Signal) error {
 	p.table.mu.Lock()
@@ -51,6 +53,9 @@ func (p *Proc) signal(sig syscall.Signal) error {
 		return os.ErrProcessDone
 	}
 	// The leader lives or is our zombie, so its number cannot be anybody else's.
+	if p.init {
+		return syscall.Kill(p.pid, sig)
+	}
 	return syscall.Kill(-p.pid, sig)
 }
 

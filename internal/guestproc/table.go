@@ -141,7 +141,7 @@ func (t *Table) Start(s Spec) (*Proc, error) {
 	if err != nil {
 		return nil, startError(s, err)
 	}
-	p := &Proc{table: t, pid: pid, start: start, killRest: s.KillRest, done: make(chan struct{})}
+	p := &Proc{table: t, pid: pid, init: s.Init, start: start, killRest: s.KillRest, done: make(chan struct{})}
 	t.procs[pid] = p
 	return p, nil
 }
