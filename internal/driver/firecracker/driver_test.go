@@ -248,3 +248,23 @@ func TestFaultsBecomeErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestJailsNeedTheControllersOfTheirLimits(t *testing.T) {
+	for have, want := range map[string]string{
+		"cpuset cpu io memory hugetlb pids rdma misc\n": "",
+		"memory":  `"pids"`,
+		"cpuset":  `"memory"`,
+		"":        `"memory"`,
+		"missing": "version 2;",
+	} {
+		root := t.TempDir()
+		if have != "missing" {
+			if err := os.WriteFile(filepath.Join(root, "cgroup.controllers"), []byte(have), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := lackingControllers(root); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%q: %q, want %q", have, got, want)
+		}
+	}
+}

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -68,11 +70,26 @@ func (d *Driver) findJailer(ctx context.Context, h *host, uid int) {
 		return
 	}
 	h.jailer = path
-	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err != nil {
-		h.notes = append(h.notes, "the jails have no limits of memory and processes: this host has no control groups of version 2; boot it with systemd.unified_cgroup_hierarchy=1")
+	if lacking := lackingControllers(cgroupRoot); lacking != "" {
+		h.notes = append(h.notes, "the jails have no limits of memory and processes: "+lacking)
 		return
 	}
 	h.cgroup = true
+}
+
+// lackingControllers says why the limits cannot be set, and what to do; "" when they can. The
+// jailer ends when one of the controllers is missing (CgroupControllerUnavailable).
+func lackingControllers(root string) string {
+	have, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	if err != nil {
+		return "this host has no control groups of version 2; boot it with systemd.unified_cgroup_hierarchy=1"
+	}
+	for _, c := range []string{"memory", "pids"} {
+		if !slices.Contains(strings.Fields(string(have)), c) {
+			return fmt.Sprintf("this host's control groups of version 2 have no controller %q; give them all controllers (cgroup_no_v1=all on the kernel command line)", c)
+		}
+	}
+	return ""
 }
 
 // jailUID is the user id of a machine: the same at each boot, another for each machine.
