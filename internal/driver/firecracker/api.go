@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -146,7 +147,7 @@ func (a *api) call(ctx context.Context, r request) error {
 	if json.Unmarshal(data, &words) != nil || words.FaultMessage == "" {
 		words.FaultMessage = "no reason given"
 	}
-	return &fault{Request: r, Status: resp.StatusCode, Text: escape(clip(words.FaultMessage, maxFaultText))}
+	return &fault{Request: r, Status: resp.StatusCode, Text: lastwords.Escape(clip(words.FaultMessage, maxFaultText))}
 }
 
 // failed sorts a failure of the transport.
@@ -165,4 +166,11 @@ func (a *api) failed(ctx, limited context.Context, r request, err error) error {
 
 func broken(r request, err error) error {
 	return machine.Errorf("vmm.api", "report it, with the VMM's log", "Firecracker broke its API at %s %s: %w", r.Method, r.Path, err)
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -94,7 +95,7 @@ func query(ctx context.Context, path string, args ...string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = cleanEnv()
-	var out, errs tail
+	var out, errs lastwords.Tail
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
 		if words := errs.String(); words != "" {
@@ -102,7 +103,7 @@ func query(ctx context.Context, path string, args ...string) (string, error) {
 		}
 		return "", err
 	}
-	return out.raw(), nil
+	return out.Raw(), nil
 }
 
 // cleanEnv is the whole environment of Firecracker: what a user exports must not reach it.

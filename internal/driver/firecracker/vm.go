@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/vsock"
 )
@@ -34,8 +35,8 @@ type vm struct {
 	logged         pipe // what it logs
 
 	out   driver.Output
-	words tail       // end of what it said
-	watch panicWatch // what the console says of a panic
+	words lastwords.Tail       // end of what it said
+	watch lastwords.PanicWatch // what the console says of a panic
 
 	copying sync.WaitGroup // the readers
 
@@ -158,7 +159,7 @@ func (v *vm) verdict() error {
 	if v.killed {
 		return nil
 	}
-	if panicked := v.watch.text(); panicked != "" {
+	if panicked := v.watch.Text(); panicked != "" {
 		remedy := "look at the console log"
 		if strings.Contains(strings.ToLower(panicked), "memory") {
 			remedy = "give it more --memory, or look at the console log"

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -45,7 +46,7 @@ type qmpError struct {
 }
 
 // Error implements error.
-func (e *qmpError) Error() string { return escape(clip(e.Desc, 500)) }
+func (e *qmpError) Error() string { return lastwords.Escape(clip(e.Desc, 500)) }
 
 // errQMPClosed is in the chain of the error of a command whose QEMU went away.
 var errQMPClosed = errors.New("QEMU closed its monitor")

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -52,7 +53,7 @@ func (t *troubles) blockError(data json.RawMessage) {
 		if d.Operation == "read" {
 			verb = "read"
 		}
-		t.io = fmt.Sprintf("the host cannot %s the machine's %s disk: %s", verb, t.role(d.Node), escape(clip(cmp.Or(d.Reason, "unknown error"), 200)))
+		t.io = fmt.Sprintf("the host cannot %s the machine's %s disk: %s", verb, t.role(d.Node), lastwords.Escape(clip(cmp.Or(d.Reason, "unknown error"), 200)))
 	}
 	t.changed()
 }
@@ -64,7 +65,7 @@ func (t *troubles) role(node string) string {
 			return string(r)
 		}
 	}
-	return escape(clip(node, 64))
+	return lastwords.Escape(clip(node, 64))
 }
 
 // stopped notes a pause and returns its number.
@@ -84,7 +85,7 @@ func (t *troubles) stoppedBy(since int, status string) {
 	if since != t.stops || status == "" || status == "paused" {
 		return
 	}
-	t.paused = "the guest is paused: QEMU says " + escape(clip(status, 64))
+	t.paused = "the guest is paused: QEMU says " + lastwords.Escape(clip(status, 64))
 	t.changed()
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -36,9 +37,9 @@ type vm struct {
 	output, outputChild  *os.File // what QEMU prints
 
 	out   driver.Output
-	words tail       // end of what QEMU printed
-	ills  troubles   // what goes wrong while it goes on
-	watch panicWatch // what the console says of a panic
+	words lastwords.Tail       // end of what QEMU printed
+	ills  troubles             // what goes wrong while it goes on
+	watch lastwords.PanicWatch // what the console says of a panic
 
 	copying sync.WaitGroup // the readers of console and output
 
@@ -142,7 +143,7 @@ func (v *vm) verdict() error {
 			return err
 		}
 	}
-	panicked := v.watch.text()
+	panicked := v.watch.Text()
 	switch {
 	case v.reason == "guest-shutdown":
 		return nil

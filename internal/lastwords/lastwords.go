@@ -1,4 +1,9 @@
-package qemu
+// Package lastwords keeps what a VMM and a guest's kernel said last, to explain their end: a bounded
+// end of a program's output, and the line of a kernel panic on a console. Both are foreign text,
+// and are made safe to print.
+//
+// It starts and ends nothing, and keeps no logs (supervisor). The drivers call it.
+package lastwords
 
 import (
 	"bytes"
@@ -8,8 +13,9 @@ import (
 	"unicode/utf8"
 )
 
-// tail keeps the end of what was written to it. Its zero value is ready.
-type tail struct {
+// Tail keeps the end of what was written to it, 16 KiB at most. Its zero value is ready; it is
+// safe for concurrent use.
+type Tail struct {
 	mu  sync.Mutex
 	buf []byte
 }
@@ -20,7 +26,7 @@ const (
 )
 
 // Write implements io.Writer; it never fails.
-func (t *tail) Write(p []byte) (int, error) {
+func (t *Tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, p[max(0, len(p)-maxTail):]...)
@@ -30,24 +36,25 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) raw() string {
+// Raw returns it as it was written.
+func (t *Tail) Raw() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(t.buf)
 }
 
 // String returns the last lines, escaped for a terminal.
-func (t *tail) String() string {
-	lines := strings.Split(strings.TrimSpace(t.raw()), "\n")
+func (t *Tail) String() string {
+	lines := strings.Split(strings.TrimSpace(t.Raw()), "\n")
 	lines = lines[max(0, len(lines)-maxTailLines):]
 	for i, l := range lines {
-		lines[i] = escape(strings.TrimRight(l, "\r"))
+		lines[i] = Escape(strings.TrimRight(l, "\r"))
 	}
 	return strings.Join(lines, "\n")
 }
 
-// escape makes foreign text safe to print: control characters become \xNN.
-func escape(s string) string {
+// Escape makes foreign text safe to print: control characters become \xNN.
+func Escape(s string) string {
 	var b strings.Builder
 	for i, r := range s {
 		switch {
@@ -65,9 +72,9 @@ func escape(s string) string {
 	return b.String()
 }
 
-// panicWatch finds a kernel panic in the console's bytes as they pass by. What it finds is the
-// guest's word only; it explains an end, it decides nothing.
-type panicWatch struct {
+// PanicWatch finds a kernel panic in the console's bytes as they pass by. What it finds is the
+// guest's word only; it explains an end, it decides nothing. Its zero value is ready.
+type PanicWatch struct {
 	mu    sync.Mutex
 	line  []byte
 	found string
@@ -75,7 +82,8 @@ type panicWatch struct {
 
 const panicMark = "Kernel panic - not syncing"
 
-func (w *panicWatch) Write(p []byte) (int, error) {
+// Write implements io.Writer; it never fails.
+func (w *PanicWatch) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := len(p)
@@ -88,15 +96,15 @@ func (w *panicWatch) Write(p []byte) (int, error) {
 			break
 		}
 		if i := bytes.Index(w.line, []byte(panicMark)); i >= 0 {
-			w.found = escape(strings.TrimSpace(string(w.line[i:])))
+			w.found = Escape(strings.TrimSpace(string(w.line[i:])))
 		}
 		w.line, p = w.line[:0], rest
 	}
 	return n, nil
 }
 
-// text returns the panic's line, or "".
-func (w *panicWatch) text() string {
+// Text returns the panic's line, or "".
+func (w *PanicWatch) Text() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.found
