@@ -176,7 +176,7 @@ func TestVMMKilledAtEveryStep(t *testing.T) {
 				} else {
 					done = l.start(h.env, sc.command...)
 				}
-				h.reached(t)
+				h.reached(t, done)
 				l.killVMM("m")
 				h.release(t)
 				r := <-done
@@ -210,7 +210,10 @@ func (l *lab) killVMM(name string) {
 // start runs a command in the background.
 func (l *lab) start(env []string, args ...string) <-chan result {
 	done := make(chan result, 1)
-	go func() { done <- l.with(env, args...) }()
+	go func() {
+		defer close(done) // with does not come back from a command that never ends
+		done <- l.with(env, args...)
+	}()
 	return done
 }
 
@@ -234,11 +237,22 @@ func (l *lab) hold(point string) *hold {
 	return &hold{dir: dir, env: []string{"MVM_PAUSE=" + point + "=" + dir}}
 }
 
-// reached returns once a process stands at the point.
-func (h *hold) reached(t *testing.T) {
+// reached returns once a process stands at the point. A command that ends without having come
+// there fails the test, at once.
+func (h *hold) reached(t *testing.T, done <-chan result) {
 	t.Helper()
-	if _, err := os.ReadFile(filepath.Join(h.dir, "reached")); err != nil {
-		t.Fatal(err)
+	said := make(chan error, 1)
+	go func() {
+		_, err := os.ReadFile(filepath.Join(h.dir, "reached"))
+		said <- err
+	}()
+	select {
+	case err := <-said:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case r := <-done:
+		t.Fatalf("it ended without having been there: %v", r)
 	}
 }
 

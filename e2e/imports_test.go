@@ -235,7 +235,7 @@ func TestPruneDuringAPull(t *testing.T) {
 			h := l.hold(point)
 			reg.asked()
 			done := l.start(h.env, "image", "pull", ref)
-			h.reached(t)
+			h.reached(t, done)
 			before, _, _ := l.cached()
 			if point != fault.ImageStored { // at which the import holds the store's lock
 				l.must("image", "prune", "--all", "--force")

@@ -64,6 +64,7 @@ func TestKernelWritesToOurImages(t *testing.T) {
 			image := build(t, tt.o, tt.list)
 			log := kernelLog(t)
 			dir, unmount := mount(t, image, "rw,discard")
+			device := deviceOf(t, dir)
 			var st unix.Statfs_t
 			if err := unix.Statfs(dir, &st); err != nil {
 				t.Fatal(err)
@@ -75,7 +76,7 @@ func TestKernelWritesToOurImages(t *testing.T) {
 			fillTree(t, dir)
 			expect := hostTree(t, dir)
 			unmount()
-			if s := log(); strings.Contains(s, "error") || strings.Contains(s, "warning") {
+			if s := log(device); strings.Contains(s, "error") || strings.Contains(s, "warning") {
 				t.Errorf("kernel log: %s", s)
 			}
 			fsck(t, image)

@@ -59,7 +59,8 @@ func (s *supervisor) askGuest(gone chan error, grace time.Duration) bool {
 			s.opts.Log.Warn("asking the guest to shut down", "error", err)
 			return false
 		}
-	case err := <-gone:
+	case err := <-gone: // a guest that powers off at once is seen to end before its answer is
+		fault.Point(fault.SupShutdown)
 		s.ended(err)
 		s.drainLogs(s.guest)
 		return true
