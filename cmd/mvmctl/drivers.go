@@ -15,7 +15,8 @@ import (
 )
 
 // drivers are the backends in this binary, in order of preference, and the names of those that
-// are used only when they are asked for.
+// are used only when they are asked for. QEMU stands where it belongs with hardware
+// virtualisation; when it can only emulate, the engine takes it last.
 func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver, map[string]bool) {
 	fc := firecracker.New(firecracker.Options{
 		CacheDir: p.Cache, Binary: os.Getenv("MVM_FIRECRACKER"), Log: log,
@@ -32,7 +33,6 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 		},
 	})
 	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
-	// A container is asked for by name: it is faster than emulation, and no virtual machine.
 	c := docker.New(docker.Options{})
-	return []driver.Driver{fc, q, c, f}, map[string]bool{c.Name(): true, f.Name(): true}
+	return []driver.Driver{fc, q, c, f}, map[string]bool{f.Name(): true}
 }

@@ -145,7 +145,7 @@ func backendsOf(list []engine.Backend, forced string) []doctor.Backend {
 	var out []doctor.Backend
 	for _, b := range list {
 		if forced != "" {
-			b.Chosen = b.Available && b.Name == forced
+			b.Chosen, b.Better = b.Available && b.Name == forced, false
 		}
 		var parts []string
 		for _, p := range []string{b.Version, b.Accel, b.Isolation} {
@@ -154,7 +154,7 @@ func backendsOf(list []engine.Backend, forced string) []doctor.Backend {
 			}
 		}
 		out = append(out, doctor.Backend{
-			Name: b.Name, Available: b.Available, Chosen: b.Chosen, Summary: strings.Join(parts, ", "),
+			Name: b.Name, Available: b.Available, Chosen: b.Chosen, Better: b.Better, Summary: strings.Join(parts, ", "),
 			Notes: b.Notes, Problem: b.Problem, Remedy: b.Remedy,
 		})
 	}

@@ -322,6 +322,9 @@ func (a *app) announce(r engine.UpResult, o upOptions) {
 		a.say("%s -> %d\n", hostSide(p), p.GuestPort)
 	}
 	if o.timings || a.terminal(a.io.Err) {
+		if len(r.Notes) > 0 {
+			a.say("note: it runs on %s, isolation %s\n", ui.Line(r.Driver), ui.Line(r.Isolation))
+		}
 		for _, n := range r.Notes {
 			a.say("note: %s\n", ui.Line(n))
 		}

@@ -135,7 +135,7 @@ func TestPrecedence(t *testing.T) {
 func TestUpOutput(t *testing.T) {
 	eng := &scripted{up: func(_ context.Context, _ machine.Spec, o engine.UpOptions) (engine.UpResult, error) {
 		r := engine.UpResult{
-			Name: "brave-otter", Notes: []string{"no kvm"},
+			Name: "brave-otter", Driver: "qemu", Isolation: "emulated", Notes: []string{"no kvm"},
 			Ports:  []machine.Port{{Host: "127.0.0.1", HostPort: 43210, GuestPort: 80, Proto: "tcp"}},
 			Phases: []machine.Phase{{Name: "boot", Duration: 1234 * time.Millisecond}},
 		}
@@ -156,7 +156,7 @@ func TestUpOutput(t *testing.T) {
 		out, err string
 	}{
 		{"run minimal", 7, "out", "mvmctl: hello\\x1b[2J\n" + port + "err"},
-		{"run minimal --timings", 7, "out", "mvmctl: hello\\x1b[2J\n" + port + "note: no kvm\nerrPHASE  TOOK\nboot   1.23s\n"},
+		{"run minimal --timings", 7, "out", "mvmctl: hello\\x1b[2J\n" + port + "note: it runs on qemu, isolation emulated\nnote: no kvm\nerrPHASE  TOOK\nboot   1.23s\n"},
 		{"up -d minimal", 0, "brave-otter\n", "mvmctl: hello\\x1b[2J\n" + port},
 		{"up -d minimal --progress plain", 0, "brave-otter\n", "[  0.00s] booting\nmvmctl: hello\\x1b[2J\n" + port},
 	}

@@ -164,41 +164,56 @@ func kernelCheck(h Host) Check {
 	return c
 }
 
-// backendsCheck: the backend that `up` would use has to work; each other one says what it
-// lacks.
+// backendsCheck: the backend that `up` would use has to work; each better one says what it lacks
+// and how to have it, and then the others.
 func backendsCheck(h Host) Check {
 	return Check{Name: "backends", Required: true, Run: func(ctx context.Context) Finding {
-		var lines, fixes []string
-		all := h.Backends(ctx)
-		chosen := ""
-		for _, b := range all {
-			if b.Available && b.Chosen {
-				chosen = b.Name + " (" + b.Summary + ")"
-			}
-		}
-		for _, b := range all {
-			line := b.Name + " (" + b.Summary + ")"
+		var chosen, better, others, fixes []string
+		for _, b := range h.Backends(ctx) {
+			lines := describeBackend(b)
 			switch {
 			case b.Available && b.Chosen:
-				lines = append(lines, b.Notes...)
-			case b.Available:
-				lines = append(append(lines, line+" works when it is asked for with --hypervisor "+b.Name), b.Notes...)
+				chosen = append([]string{"up uses " + b.Name + " (" + b.Summary + ")"}, b.Notes...)
+			case b.Better:
+				better = append(better, lines...)
 			default:
-				lines = append(lines, b.Name+": "+b.Problem)
-				switch {
-				case b.Remedy == "":
-				case chosen == "":
-					fixes = append(fixes, b.Name+": "+b.Remedy)
-				default: // nothing is broken, so there is no fix; but it may be a better one
-					lines = append(lines, "  to have it: "+b.Remedy)
-				}
+				others = append(others, lines...)
+			}
+			if !b.Available && b.Remedy != "" {
+				fixes = append(fixes, b.Name+": "+b.Remedy)
 			}
 		}
-		if chosen == "" {
-			return fail(strings.Join(fixes, "\n"), "%s", strings.Join(append([]string{"no backend that `up` would use can run machines here"}, lines...), "\n"))
+		if chosen == nil {
+			return fail(strings.Join(fixes, "\n"), "%s", strings.Join(append(append([]string{"no backend that `up` would use can run machines here"}, better...), others...), "\n"))
 		}
-		return ok("%s", strings.Join(append([]string{"up uses " + chosen}, lines...), "\n"))
+		lines := chosen
+		if better != nil {
+			lines = append(append(lines, "better ones, not usable now"), indented(better)...)
+		}
+		if others != nil {
+			lines = append(append(lines, "others are"), indented(others)...)
+		}
+		return ok("%s", strings.Join(lines, "\n"))
 	}}
+}
+
+// describeBackend says what a backend that is not used lacks, or how to use it.
+func describeBackend(b Backend) []string {
+	switch {
+	case b.Available:
+		return append([]string{b.Name + " (" + b.Summary + "), with --hypervisor " + b.Name}, indented(b.Notes)...)
+	case b.Remedy == "":
+		return []string{b.Name + ": " + b.Problem}
+	}
+	return []string{b.Name + ": " + b.Problem, "  to have it: " + b.Remedy}
+}
+
+func indented(lines []string) []string {
+	var out []string
+	for _, l := range lines {
+		out = append(out, "  "+l)
+	}
+	return out
 }
 
 func machinesCheck(h Host) Check {

@@ -97,17 +97,22 @@ func TestBackends(t *testing.T) {
 	answer := func(bs ...Backend) Host {
 		return Host{Backends: func(context.Context) []Backend { return bs }}
 	}
-	good := Backend{Name: "one", Available: true, Chosen: true, Summary: "1.0, vm"}
-	other := Backend{Name: "two", Available: true, Summary: "2.0"}
+	good := Backend{Name: "one", Available: true, Chosen: true, Summary: "1.0, vm", Notes: []string{"a note of one"}}
+	other := Backend{Name: "two", Available: true, Summary: "2.0", Notes: []string{"a note of two"}}
 	bad := Backend{Name: "three", Problem: "three is not installed", Remedy: "apt install three"}
+	better := Backend{Name: "four", Better: true, Problem: "four is not installed", Remedy: "apt install four"}
 	for _, tt := range []struct {
 		name string
 		h    Host
 		want Finding
 	}{
-		{"all", answer(good, other, bad), Finding{Level: OK, Message: "up uses one (1.0, vm)\ntwo (2.0) works when it is asked for with --hypervisor two\nthree: three is not installed\n  to have it: apt install three"}},
-		{"one missing", answer(bad), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\nthree: three is not installed", Fix: "three: apt install three"}},
-		{"only on request", answer(other), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\ntwo (2.0) works when it is asked for with --hypervisor two"}},
+		{"all", answer(good, other, bad, better), Finding{Level: OK, Message: strings.Join([]string{
+			"up uses one (1.0, vm)", "a note of one",
+			"better ones, not usable now", "  four: four is not installed", "    to have it: apt install four",
+			"others are", "  two (2.0), with --hypervisor two", "    a note of two", "  three: three is not installed", "    to have it: apt install three",
+		}, "\n")}},
+		{"one missing", answer(bad), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\nthree: three is not installed\n  to have it: apt install three", Fix: "three: apt install three"}},
+		{"only on request", answer(other), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\ntwo (2.0), with --hypervisor two\n  a note of two"}},
 		{"none", answer(), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here"}},
 	} {
 		f, r := find(t, tt.h, "backends", false)

@@ -37,6 +37,7 @@ type Backend struct {
 	Name      string
 	Available bool
 	Chosen    bool   // what `up` would use
+	Better    bool   // `up` would use it before that one, if it could
 	Summary   string // version, accelerator, isolation
 	Notes     []string
 	Problem   string // what is missing

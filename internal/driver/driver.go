@@ -45,6 +45,15 @@ const (
 	IsolationNone      Isolation = "none"      // the fake driver: a plain process
 )
 
+// Feature is something that a machine may need and that not every backend has.
+type Feature string
+
+// Features. Names are the words of the error and of the documentation.
+const (
+	FeatureVolumes Feature = "volumes" // storage that outlives the machine
+	FeatureInit    Feature = "--init"  // the image's own init beside the agent
+)
+
 // Capabilities are facts about a backend on this host.
 type Capabilities struct {
 	Version       string    `json:"version"`               // of the VMM, as it prints itself
@@ -57,6 +66,7 @@ type Capabilities struct {
 	BinaryPath    string    `json:"binary_path,omitempty"`
 	EmulatedSlow  bool      `json:"emulated_slow"` // deadlines should be generous
 	MachineFlavor string    `json:"machine_flavor,omitempty"`
+	Lacks         []Feature `json:"lacks,omitempty"` // a machine that needs one of them is refused by Start
 }
 
 // Driver starts machines with one VMM. Implementations are safe for concurrent use.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/kernel"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
@@ -179,17 +180,19 @@ type ImageInfo struct {
 
 // Backend is one driver's answer to "can you run here", for doctor.
 type Backend struct {
-	Name       string   `json:"name"`
-	Available  bool     `json:"available"`
-	Chosen     bool     `json:"chosen"` // what `up` would use
-	Version    string   `json:"version,omitempty"`
-	Accel      string   `json:"accelerator,omitempty"`
-	Isolation  string   `json:"isolation,omitempty"`
-	Transport  string   `json:"transport,omitempty"`
-	Binary     string   `json:"binary,omitempty"`
-	Notes      []string `json:"notes,omitempty"`
-	Problem    string   `json:"problem,omitempty"`
-	Code       string   `json:"code,omitempty"`
-	Remedy     string   `json:"remedy,omitempty"`
-	ProbedInMS int64    `json:"probed_in_ms"`
+	Name       string           `json:"name"`
+	Available  bool             `json:"available"`
+	Chosen     bool             `json:"chosen"`           // what `up` would use
+	Better     bool             `json:"better,omitempty"` // `up` would use it before the chosen one, if it could
+	Version    string           `json:"version,omitempty"`
+	Accel      string           `json:"accelerator,omitempty"`
+	Isolation  string           `json:"isolation,omitempty"`
+	Transport  string           `json:"transport,omitempty"`
+	Binary     string           `json:"binary,omitempty"`
+	Notes      []string         `json:"notes,omitempty"`
+	Lacks      []driver.Feature `json:"lacks,omitempty"` // what its machines cannot have
+	Problem    string           `json:"problem,omitempty"`
+	Code       string           `json:"code,omitempty"`
+	Remedy     string           `json:"remedy,omitempty"`
+	ProbedInMS int64            `json:"probed_in_ms"`
 }

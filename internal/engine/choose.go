@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,8 +28,10 @@ func isolationRank(l driver.Isolation) int {
 }
 
 // choose finds the driver that a machine runs on: the one that was asked for, the one it
-// remembers, or the first that can. It refuses one that isolates less than required.
-func (e *Engine) choose(ctx context.Context, want, require string) (driver.Driver, driver.Capabilities, error) {
+// remembers, or the first in order of preference that can run it. A backend that emulates the
+// processor comes after all others, whatever its place. It refuses one that isolates less than
+// required. The notes of what it returns say why each better backend is not used, with its remedy.
+func (e *Engine) choose(ctx context.Context, want, require string, needs []driver.Feature) (driver.Driver, driver.Capabilities, error) {
 	if require != "" && isolationRank(driver.Isolation(require)) == 0 {
 		return nil, driver.Capabilities{}, machine.Usagef("input.isolation", "use vm+jail, vm, container or emulated", "%q is not an isolation level", require)
 	}
@@ -36,6 +39,8 @@ func (e *Engine) choose(ctx context.Context, want, require string) (driver.Drive
 	if err != nil {
 		return nil, driver.Capabilities{}, err
 	}
+	var slow driver.Driver // emulates: used when there is nothing better
+	var slowCaps driver.Capabilities
 	var problems []string
 	for _, d := range candidates {
 		caps, err := d.Probe(ctx)
@@ -43,7 +48,7 @@ func (e *Engine) choose(ctx context.Context, want, require string) (driver.Drive
 			if want != "" || !errors.Is(err, driver.ErrUnavailable) || len(candidates) == 1 {
 				return nil, driver.Capabilities{}, err
 			}
-			problems = append(problems, d.Name()+": "+err.Error())
+			problems = append(problems, d.Name()+": "+withRemedy(err))
 			continue
 		}
 		if isolationRank(caps.Isolation) < isolationRank(driver.Isolation(require)) {
@@ -51,14 +56,59 @@ func (e *Engine) choose(ctx context.Context, want, require string) (driver.Drive
 			problems = append(problems, caps.Notes...)
 			continue
 		}
+		if lacks := lacking(caps, needs); want == "" && lacks != "" {
+			problems = append(problems, fmt.Sprintf("%s has no %s, which this machine needs", d.Name(), lacks))
+			continue
+		}
+		if want == "" && caps.Isolation == driver.IsolationEmulated {
+			problems = append(problems, caps.Notes...)
+			if slow == nil {
+				slow, slowCaps = d, caps
+			}
+			continue
+		}
 		caps.Notes = append(problems, caps.Notes...)
 		return d, caps, nil
+	}
+	if slow != nil {
+		slowCaps.Notes = problems
+		return slow, slowCaps, nil
 	}
 	if require != "" {
 		return nil, driver.Capabilities{}, machine.Errorf("policy.isolation", "`mvmctl doctor` says what is missing; a weaker level is --require-isolation emulated",
 			"no backend of this host isolates at level %q: %s", require, strings.Join(problems, "; "))
 	}
 	return nil, driver.Capabilities{}, machine.Errorf("backend.none", "`mvmctl doctor` says what to install", "no backend can run machines on this host: %s", strings.Join(problems, "; "))
+}
+
+// withRemedy is an error in one line with what to do about it.
+func withRemedy(err error) string {
+	if me, ok := errors.AsType[*machine.Error](err); ok && me.Remedy != "" {
+		return err.Error() + "; to have it: " + me.Remedy
+	}
+	return err.Error()
+}
+
+// lacking returns the first of the needs that a backend does not have, "" for none.
+func lacking(caps driver.Capabilities, needs []driver.Feature) driver.Feature {
+	for _, f := range needs {
+		if slices.Contains(caps.Lacks, f) {
+			return f
+		}
+	}
+	return ""
+}
+
+// needs lists what a machine needs that not every backend has.
+func needs(spec machine.Spec) []driver.Feature {
+	var out []driver.Feature
+	if len(spec.Volumes) > 0 {
+		out = append(out, driver.FeatureVolumes)
+	}
+	if spec.Init != "" {
+		out = append(out, driver.FeatureInit)
+	}
+	return out
 }
 
 func (e *Engine) candidates(want string) ([]driver.Driver, error) {
@@ -79,26 +129,38 @@ func (e *Engine) candidates(want string) ([]driver.Driver, error) {
 	return auto, nil
 }
 
-// Backends asks every driver whether it can run here. It may take some seconds the first time.
+// Backends asks every driver whether it can run here, and marks the one that `up` would use and
+// those that it would use before that one. It may take some seconds the first time.
 func (e *Engine) Backends(ctx context.Context) []Backend {
 	var out []Backend
-	chosen := false
-	for _, d := range e.Drivers {
+	chosen := -1
+	for i, d := range e.Drivers {
 		begin := time.Now()
 		caps, err := d.Probe(ctx)
 		b := Backend{
 			Name: d.Name(), Available: err == nil, Version: caps.Version, Accel: caps.Accelerator, Isolation: string(caps.Isolation),
-			Transport: caps.Transport, Binary: caps.BinaryPath, Notes: caps.Notes, ProbedInMS: time.Since(begin).Milliseconds(),
+			Transport: caps.Transport, Binary: caps.BinaryPath, Notes: caps.Notes, Lacks: caps.Lacks, ProbedInMS: time.Since(begin).Milliseconds(),
 		}
 		if err != nil {
 			b.Problem, b.Code = err.Error(), "backend.unavailable"
 			if me, ok := errors.AsType[*machine.Error](err); ok {
 				b.Code, b.Remedy = me.Code, me.Remedy
 			}
-		} else if !chosen && !e.Explicit[d.Name()] {
-			b.Chosen, chosen = true, true
 		}
 		out = append(out, b)
+		if err == nil && !e.Explicit[d.Name()] && (chosen < 0 || emulates(out[chosen]) && !emulates(b)) {
+			chosen = i
+		}
+	}
+	for i := range out {
+		if chosen >= 0 && i != chosen && !e.Explicit[out[i].Name] {
+			out[i].Better = i < chosen && !emulates(out[i]) || emulates(out[chosen]) && !out[i].Available
+		}
+	}
+	if chosen >= 0 {
+		out[chosen].Chosen = true
 	}
 	return out
 }
+
+func emulates(b Backend) bool { return b.Isolation == string(driver.IsolationEmulated) }

@@ -26,13 +26,14 @@ type probed struct {
 	driver.Driver
 	name  string
 	level driver.Isolation
+	lacks []driver.Feature
 	err   error
 }
 
 func (p probed) Name() string { return p.name }
 
 func (p probed) Probe(context.Context) (driver.Capabilities, error) {
-	return driver.Capabilities{Isolation: p.level, Notes: []string{"note of " + p.name}}, p.err
+	return driver.Capabilities{Isolation: p.level, Lacks: p.lacks, Notes: []string{"note of " + p.name}}, p.err
 }
 
 func missing(what string) error {
@@ -44,15 +45,24 @@ func TestChoosingABackend(t *testing.T) {
 	absent := probed{name: "absent", err: missing("absent")}
 	broken := probed{name: "broken", err: errors.New("boom")}
 	emulated := probed{name: "emulated", level: driver.IsolationEmulated}
+	container := probed{name: "container", level: driver.IsolationContainer, lacks: []driver.Feature{driver.FeatureInit}}
 	double := probed{name: "double", level: driver.IsolationNone}
 	for name, tt := range map[string]struct {
 		drivers       []driver.Driver
 		want, require string
+		needs         []driver.Feature
 		chosen, code  string
 		note          string
 	}{
 		"the first that can":           {drivers: []driver.Driver{absent, emulated}, chosen: "emulated", note: "absent is missing"},
 		"the best comes first":         {drivers: []driver.Driver{jail, emulated}, chosen: "jail"},
+		"emulation comes last":         {drivers: []driver.Driver{emulated, container}, chosen: "container", note: "note of emulated"},
+		"why not the better one":       {drivers: []driver.Driver{absent, emulated}, chosen: "emulated", note: "to have it: install absent"},
+		"what the machine needs":       {drivers: []driver.Driver{container, emulated}, needs: []driver.Feature{driver.FeatureInit}, chosen: "emulated", note: "container has no --init, which"},
+		"what it does not need":        {drivers: []driver.Driver{container, emulated}, needs: []driver.Feature{driver.FeatureVolumes}, chosen: "container"},
+		"asked for, lacking something": {drivers: []driver.Driver{container, emulated}, want: "container", needs: []driver.Feature{driver.FeatureInit}, chosen: "container"}, // which says so itself
+		"lacking and required":         {drivers: []driver.Driver{container, emulated}, require: "container", needs: []driver.Feature{driver.FeatureInit}, code: "policy.isolation"},
+		"emulation is enough":          {drivers: []driver.Driver{emulated, container}, require: "emulated", chosen: "container"},
 		"the one asked for":            {drivers: []driver.Driver{jail, emulated}, want: "emulated", chosen: "emulated"},
 		"asked for but absent":         {drivers: []driver.Driver{jail, absent}, want: "absent", code: "backend.missing"},
 		"unknown":                      {drivers: []driver.Driver{jail}, want: "nope", code: "backend.unknown"},
@@ -67,7 +77,7 @@ func TestChoosingABackend(t *testing.T) {
 		"a broken one stops":           {drivers: []driver.Driver{broken}, want: "broken", code: ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, caps, err := newTestEngine(t, tt.drivers...).choose(context.Background(), tt.want, tt.require)
+			d, caps, err := newTestEngine(t, tt.drivers...).choose(context.Background(), tt.want, tt.require, tt.needs)
 			if tt.chosen == "" {
 				if err == nil || machine.CodeOf(err) != tt.code {
 					t.Fatalf("%v, want code %q", err, tt.code)
@@ -79,6 +89,42 @@ func TestChoosingABackend(t *testing.T) {
 			}
 			if notes := strings.Join(caps.Notes, "; "); !strings.Contains(notes, tt.note) {
 				t.Errorf("notes %q lack %q", notes, tt.note)
+			}
+		})
+	}
+}
+
+func TestWhichBackendsAreBetter(t *testing.T) {
+	jail := probed{name: "jail", level: driver.IsolationVMJail}
+	absent := probed{name: "absent", err: missing("absent")}
+	late := probed{name: "late", err: missing("late")}
+	emulated := probed{name: "emulated", level: driver.IsolationEmulated}
+	container := probed{name: "container", level: driver.IsolationContainer}
+	double := probed{name: "double", level: driver.IsolationNone}
+	for name, tt := range map[string]struct {
+		drivers []driver.Driver
+		chosen  string
+		better  string
+	}{
+		"the first":                 {[]driver.Driver{jail, absent, emulated, double}, "jail", ""},
+		"one before it is not here": {[]driver.Driver{absent, jail, late}, "jail", "absent"},
+		"emulation is the last":     {[]driver.Driver{absent, emulated, late, double}, "emulated", "absent late"},
+		"emulation is not better":   {[]driver.Driver{absent, emulated, container, late}, "container", "absent"},
+		"none":                      {[]driver.Driver{absent, double}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var chosen string
+			var better []string
+			for _, b := range newTestEngine(t, tt.drivers...).Backends(t.Context()) {
+				if b.Chosen {
+					chosen += b.Name
+				}
+				if b.Better {
+					better = append(better, b.Name)
+				}
+			}
+			if chosen != tt.chosen || strings.Join(better, " ") != tt.better {
+				t.Errorf("chosen %q, better %v", chosen, better)
 			}
 		})
 	}

@@ -125,7 +125,7 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 		want = rec.Driver // a machine stays on the backend it was made on
 	}
 	watch.begin("choosing a backend")
-	d, caps, err := e.choose(ctx, want, rec.Spec.Require)
+	d, caps, err := e.choose(ctx, want, rec.Spec.Require, needs(rec.Spec))
 	if err != nil {
 		return UpResult{}, err
 	}

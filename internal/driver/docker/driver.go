@@ -65,7 +65,7 @@ func (d *Driver) Probe(ctx context.Context) (driver.Capabilities, error) {
 	}
 	caps := driver.Capabilities{
 		Version: strings.Trim(quote(c.info.ServerVersion), `"`), Isolation: driver.IsolationContainer, MaxCPUs: c.info.NCPU,
-		Transport: "exec-stream", BinaryPath: c.socket,
+		Transport: "exec-stream", BinaryPath: c.socket, Lacks: []driver.Feature{driver.FeatureVolumes, driver.FeatureInit},
 		Notes: []string{"a container shares the host's kernel, and its disk has no limit of its own"},
 	}
 	if !c.info.MemoryLimit {

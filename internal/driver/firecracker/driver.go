@@ -111,11 +111,11 @@ func (d *Driver) host(ctx context.Context) (host, error) {
 	if runtime.GOOS != "linux" {
 		return host{}, driver.Unavailable("backend.missing", "use another backend, or mvmctl inside a Linux machine", "Firecracker runs on Linux only")
 	}
-	bin, err := d.findBinary(ctx)
-	if err != nil {
+	if err := checkKVM(d.opts.kvm); err != nil { // first: without it there is no use in installing anything
 		return host{}, err
 	}
-	if err := checkKVM(d.opts.kvm); err != nil {
+	bin, err := d.findBinary(ctx)
+	if err != nil {
 		return host{}, err
 	}
 	h := host{bin: bin, arch: runtime.GOARCH}
