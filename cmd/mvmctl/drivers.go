@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/driver/docker"
@@ -20,6 +21,7 @@ import (
 func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver, map[string]bool) {
 	fc := firecracker.New(firecracker.Options{
 		CacheDir: p.Cache, Binary: os.Getenv("MVM_FIRECRACKER"), Log: log,
+		InstallDir: filepath.Join(p.Data, "vmm"), URL: os.Getenv("MVM_FIRECRACKER_URL"),
 		BootProbe: func(ctx context.Context) (firecracker.ProbeAssets, error) {
 			k, rd, err := e.ProbeAssets(ctx)
 			return firecracker.ProbeAssets{Kernel: k, Initrd: rd}, err

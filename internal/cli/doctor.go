@@ -121,6 +121,9 @@ func (a *app) host() doctor.Host {
 			return err
 		}
 	}
+	if h.Install == nil {
+		h.Install = eng.InstallBackend
+	}
 	if h.Machines == nil {
 		h.Machines = func(ctx context.Context) ([]doctor.Machine, error) { return machinesOf(ctx, eng) }
 	}
@@ -146,6 +149,7 @@ func backendsOf(list []engine.Backend, forced string) []doctor.Backend {
 	for _, b := range list {
 		if forced != "" {
 			b.Chosen, b.Better = b.Available && b.Name == forced, false
+			b.Fetchable = b.Fetchable && b.Name == forced
 		}
 		var parts []string
 		for _, p := range []string{b.Version, b.Accel, b.Isolation} {
@@ -155,7 +159,7 @@ func backendsOf(list []engine.Backend, forced string) []doctor.Backend {
 		}
 		out = append(out, doctor.Backend{
 			Name: b.Name, Available: b.Available, Chosen: b.Chosen, Better: b.Better, Summary: strings.Join(parts, ", "),
-			Notes: b.Notes, Problem: b.Problem, Remedy: b.Remedy,
+			Notes: b.Notes, Problem: b.Problem, Remedy: b.Remedy, Fetchable: b.Fetchable,
 		})
 	}
 	return out

@@ -54,6 +54,7 @@ type kernels interface {
 type assets interface {
 	Images(ctx context.Context) ([]engine.ImageInfo, error)
 	Backends(ctx context.Context) []engine.Backend
+	InstallBackend(ctx context.Context, name string) error
 }
 
 type volumes interface {

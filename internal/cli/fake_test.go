@@ -163,6 +163,8 @@ func (s *scripted) BuildKernel(_ context.Context, want engine.KernelBuild) (engi
 
 func (s *scripted) Images(context.Context) ([]engine.ImageInfo, error) { return s.images, nil }
 
+func (s *scripted) InstallBackend(context.Context, string) error { return nil }
+
 func (s *scripted) Backends(context.Context) []engine.Backend { return s.backends }
 
 var _ Engine = (*scripted)(nil)

@@ -165,10 +165,12 @@ func kernelCheck(h Host) Check {
 }
 
 // backendsCheck: the backend that `up` would use has to work; each better one says what it lacks
-// and how to have it, and then the others.
+// and how to have it, and then the others. A better one that can be fetched is.
 func backendsCheck(h Host) Check {
-	return Check{Name: "backends", Required: true, Run: func(ctx context.Context) Finding {
+	var fetchable []string
+	c := Check{Name: "backends", Required: true, Run: func(ctx context.Context) Finding {
 		var chosen, better, others, fixes []string
+		fetchable = nil
 		for _, b := range h.Backends(ctx) {
 			lines := describeBackend(b)
 			switch {
@@ -178,6 +180,9 @@ func backendsCheck(h Host) Check {
 				better = append(better, lines...)
 			default:
 				others = append(others, lines...)
+			}
+			if b.Fetchable && h.Install != nil && (b.Better || chosen == nil) {
+				fetchable = append(fetchable, b.Name)
 			}
 			if !b.Available && b.Remedy != "" {
 				fixes = append(fixes, b.Name+": "+b.Remedy)
@@ -193,8 +198,21 @@ func backendsCheck(h Host) Check {
 		if others != nil {
 			lines = append(append(lines, "others are"), indented(others)...)
 		}
+		if fetchable != nil {
+			return warn("mvmctl doctor --fix", "%s", strings.Join(lines, "\n"))
+		}
 		return ok("%s", strings.Join(lines, "\n"))
 	}}
+	if h.Install != nil {
+		c.Repair = func(ctx context.Context) error {
+			var errs []error
+			for _, name := range fetchable {
+				errs = append(errs, h.Install(ctx, name))
+			}
+			return errors.Join(errs...)
+		}
+	}
+	return c
 }
 
 // describeBackend says what a backend that is not used lacks, or how to use it.

@@ -123,6 +123,36 @@ func TestBackends(t *testing.T) {
 	}
 }
 
+// A better backend that can be fetched is worth a warning, and is fetched by --fix; one that is no
+// better than what is there is left alone.
+func TestFetchingABackend(t *testing.T) {
+	var fetched []string
+	list := []Backend{
+		{Name: "better", Better: true, Problem: "better is not installed", Fetchable: true},
+		{Name: "here", Available: true, Chosen: true},
+		{Name: "worse", Problem: "worse is not installed", Fetchable: true},
+	}
+	h := Host{
+		Backends: func(context.Context) []Backend { return list },
+		Install: func(_ context.Context, name string) error {
+			fetched = append(fetched, name)
+			list = list[1:]
+			return nil
+		},
+	}
+	if f, r := find(t, h, "backends", false); f.Level != Warn || f.Fix != "mvmctl doctor --fix" || !r.OK || fetched != nil {
+		t.Errorf("before: %+v, fetched %v", f, fetched)
+	}
+	if f, _ := find(t, h, "backends", true); f.Level != OK || !f.Fixed || !cmp.Equal(fetched, []string{"better"}) {
+		t.Errorf("after: %+v, fetched %v", f, fetched)
+	}
+	list = []Backend{{Name: "only", Problem: "only is not installed", Fetchable: true}}
+	h.Install = func(context.Context, string) error { return errors.New("no network") }
+	if f, r := find(t, h, "backends", true); f.Level != Fail || r.OK || !strings.Contains(f.Message, "no network") {
+		t.Errorf("a failure: %+v", f)
+	}
+}
+
 // TestFix: what is safe is repaired and looked at again; what cannot be repaired says why.
 func TestFix(t *testing.T) {
 	fetched := false

@@ -7,12 +7,13 @@ import (
 
 // Host is what the checks ask. A nil function leaves its check out.
 type Host struct {
-	Dirs     []Dir                                    // directories of ours
-	MakeDir  func(path string) error                  // makes one, private to its owner
-	Backends func(ctx context.Context) []Backend      // every backend of this program, probed by doing
-	Kernel   func(ctx context.Context) (Thing, error) // the default guest kernel, when there is one
-	Fetch    func(ctx context.Context) error          // gets the default guest kernel
-	Agent    func() (Thing, error)                    // the guest agent inside this program
+	Dirs     []Dir                                        // directories of ours
+	MakeDir  func(path string) error                      // makes one, private to its owner
+	Backends func(ctx context.Context) []Backend          // every backend of this program, probed by doing
+	Install  func(ctx context.Context, name string) error // fetches what a backend lacks
+	Kernel   func(ctx context.Context) (Thing, error)     // the default guest kernel, when there is one
+	Fetch    func(ctx context.Context) error              // gets the default guest kernel
+	Agent    func() (Thing, error)                        // the guest agent inside this program
 	Machines func(ctx context.Context) ([]Machine, error)
 	Clean    func(ctx context.Context, name string) error // finishes what a dead supervisor left of a machine
 	Settings func() error                                 // reads the configuration
@@ -42,6 +43,7 @@ type Backend struct {
 	Notes     []string
 	Problem   string // what is missing
 	Remedy    string
+	Fetchable bool // Host.Install can get what is missing
 }
 
 // Machine is one machine's name and state.

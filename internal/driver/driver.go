@@ -146,6 +146,13 @@ type Differ interface {
 	Changes(ctx context.Context, id, dir string, emit func(Change) error) error
 }
 
+// Installer is implemented by a Driver that can fetch its VMM itself.
+type Installer interface {
+	// Install fetches the release that this program pins, by its digest, to where Probe finds it.
+	// It is idempotent, and what it leaves is complete or nothing.
+	Install(ctx context.Context) error
+}
+
 // Change is one difference between a machine and its image.
 type Change struct {
 	Kind string // "A" added, "M" modified, "D" deleted

@@ -194,5 +194,6 @@ type Backend struct {
 	Problem    string           `json:"problem,omitempty"`
 	Code       string           `json:"code,omitempty"`
 	Remedy     string           `json:"remedy,omitempty"`
+	Fetchable  bool             `json:"fetchable,omitempty"` // InstallBackend can get what is missing
 	ProbedInMS int64            `json:"probed_in_ms"`
 }

@@ -146,6 +146,8 @@ func (e *Engine) Backends(ctx context.Context) []Backend {
 			if me, ok := errors.AsType[*machine.Error](err); ok {
 				b.Code, b.Remedy = me.Code, me.Remedy
 			}
+			_, b.Fetchable = d.(driver.Installer)
+			b.Fetchable = b.Fetchable && b.Code == "backend.missing"
 		}
 		out = append(out, b)
 		if err == nil && !e.Explicit[d.Name()] && (chosen < 0 || emulates(out[chosen]) && !emulates(b)) {
@@ -161,6 +163,19 @@ func (e *Engine) Backends(ctx context.Context) []Backend {
 		out[chosen].Chosen = true
 	}
 	return out
+}
+
+// InstallBackend fetches the VMM of a backend that can fetch it.
+func (e *Engine) InstallBackend(ctx context.Context, name string) error {
+	list, err := e.candidates(name)
+	if err != nil {
+		return err
+	}
+	d, can := list[0].(driver.Installer)
+	if name == "" || !can {
+		return machine.Usagef("backend.install", "install it yourself; `mvmctl doctor` says how", "mvmctl cannot fetch what the backend %q needs", name)
+	}
+	return d.Install(ctx)
 }
 
 func emulates(b Backend) bool { return b.Isolation == string(driver.IsolationEmulated) }

@@ -94,6 +94,32 @@ func TestChoosingABackend(t *testing.T) {
 	}
 }
 
+// fetchable is a driver that can get what it lacks.
+type fetchable struct {
+	probed
+	calls *int
+}
+
+func (f fetchable) Install(context.Context) error { *f.calls++; return nil }
+
+func TestInstallingABackend(t *testing.T) {
+	calls := 0
+	e := newTestEngine(t, fetchable{probed{name: "absent", err: missing("absent")}, &calls}, fetchable{probed{name: "here"}, &calls}, probed{name: "other", err: missing("other")})
+	for i, b := range e.Backends(t.Context()) {
+		if b.Fetchable != (i == 0) {
+			t.Errorf("%s: fetchable %v", b.Name, b.Fetchable)
+		}
+	}
+	if err := e.InstallBackend(t.Context(), "absent"); err != nil || calls != 1 {
+		t.Errorf("%v, %d calls", err, calls)
+	}
+	for _, name := range []string{"other", "nope", ""} {
+		if err := e.InstallBackend(t.Context(), name); err == nil || calls != 1 {
+			t.Errorf("%q: %v, %d calls", name, err, calls)
+		}
+	}
+}
+
 func TestWhichBackendsAreBetter(t *testing.T) {
 	jail := probed{name: "jail", level: driver.IsolationVMJail}
 	absent := probed{name: "absent", err: missing("absent")}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -42,7 +43,7 @@ func (s binaryStamp) sameAs(o binaryStamp) bool {
 
 // findBinary finds Firecracker and asks it for its version, unless that is remembered.
 func (d *Driver) findBinary(ctx context.Context) (binary, error) {
-	path, err := exec.LookPath(cmp.Or(d.opts.Binary, "firecracker"))
+	path, err := d.lookPath()
 	if err == nil {
 		// The jailer names its folders after the real file; so must we.
 		path, err = filepath.EvalSymlinks(path)
@@ -51,7 +52,11 @@ func (d *Driver) findBinary(ctx context.Context) (binary, error) {
 		path, err = filepath.Abs(path)
 	}
 	if err != nil {
-		return binary{}, d.blameSetting(missing(cmp.Or(d.opts.Binary, "firecracker"), err))
+		e := missing(cmp.Or(d.opts.Binary, "firecracker"), err)
+		if d.opts.InstallDir != "" {
+			e.Remedy = "run `mvmctl doctor --fix`, which fetches it; or " + e.Remedy
+		}
+		return binary{}, d.blameSetting(e)
 	}
 	info, err := os.Stat(path)
 	if err != nil {
@@ -75,6 +80,15 @@ func (d *Driver) findBinary(ctx context.Context) (binary, error) {
 	return bin, d.blameSetting(checkVersion(version, path))
 }
 
+// lookPath finds the program that was named, else one in PATH, else the one that Install fetched.
+func (d *Driver) lookPath() (string, error) {
+	path, err := exec.LookPath(cmp.Or(d.opts.Binary, "firecracker"))
+	if err == nil || d.opts.Binary != "" || d.opts.InstallDir == "" {
+		return path, err
+	}
+	return exec.LookPath(filepath.Join(d.installed(d.opts.releases[runtime.GOARCH]), "firecracker"))
+}
+
 // blameSetting gives the remedy for a Firecracker that the user chose and that is none.
 func (d *Driver) blameSetting(err error) error {
 	if e, ok := errors.AsType[*machine.Error](err); ok && d.opts.Binary != "" && e.Code != "backend.version" {
@@ -83,7 +97,7 @@ func (d *Driver) blameSetting(err error) error {
 	return err
 }
 
-func missing(name string, cause error) error {
+func missing(name string, cause error) *machine.Error {
 	if !errors.Is(cause, exec.ErrNotFound) && !errors.Is(cause, fs.ErrNotExist) {
 		return driver.Unavailable("backend.missing", installRemedy, "%s cannot be run (%w)", name, cause)
 	}

@@ -1,10 +1,12 @@
 package firecracker
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
@@ -16,13 +18,17 @@ import (
 type Options struct {
 	Binary   string // path of firecracker; "": search PATH
 	CacheDir string // where the answers of slow questions are remembered; "": they are not
+	// InstallDir is where Install puts Firecracker, and where it is found when PATH has none.
+	InstallDir string
+	URL        string // what is fetched is below it; "": the project's release page
 	// BootProbe returns what to boot to find out whether KVM works. The initrd must print
 	// "mvm-probe-ok" on the console and end the machine when the kernel command line has
 	// "mvm.probe". It is called only when a probe must run.
 	BootProbe func(ctx context.Context) (ProbeAssets, error)
 	Log       *slog.Logger // nil: no log
 
-	kvm string // the device; "": /dev/kvm. The tests of the double have none.
+	kvm      string             // the device; "": /dev/kvm. The tests of the double have none.
+	releases map[string]release // what Install fetches; nil: releases()
 }
 
 // ProbeAssets are a kernel and an initramfs for a boot probe.
@@ -41,7 +47,10 @@ type Driver struct {
 	found *host      // what was found out, for the life of the process
 }
 
-var _ driver.Driver = (*Driver)(nil)
+var (
+	_ driver.Driver    = (*Driver)(nil)
+	_ driver.Installer = (*Driver)(nil)
+)
 
 // New returns a driver. It touches nothing.
 func New(o Options) *Driver {
@@ -49,6 +58,10 @@ func New(o Options) *Driver {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	if d.opts.releases == nil {
+		d.opts.releases = releases()
+	}
+	d.opts.URL = strings.TrimSuffix(cmp.Or(d.opts.URL, releasePage), "/")
 	if d.opts.kvm == "" {
 		d.opts.kvm = "/dev/kvm"
 	}
