@@ -13,26 +13,25 @@ import (
 	"github.com/mvmctl/mvmctl/internal/driver/qemu"
 	"github.com/mvmctl/mvmctl/internal/engine"
 	"github.com/mvmctl/mvmctl/internal/paths"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // drivers are the backends in this binary, in order of preference, and the names of those that
 // are used only when they are asked for. QEMU stands where it belongs with hardware
 // virtualisation; when it can only emulate, the engine takes it last.
 func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver, map[string]bool) {
+	probe := func(ctx context.Context) (vmm.ProbeAssets, error) {
+		k, rd, err := e.ProbeAssets(ctx)
+		return vmm.ProbeAssets{Kernel: k, Initrd: rd}, err
+	}
 	fc := firecracker.New(firecracker.Options{
 		CacheDir: p.Cache, Binary: os.Getenv("MVM_FIRECRACKER"), Log: log,
 		InstallDir: filepath.Join(p.Data, "vmm"), URL: os.Getenv("MVM_FIRECRACKER_URL"),
-		BootProbe: func(ctx context.Context) (firecracker.ProbeAssets, error) {
-			k, rd, err := e.ProbeAssets(ctx)
-			return firecracker.ProbeAssets{Kernel: k, Initrd: rd}, err
-		},
+		BootProbe: probe,
 	})
 	q := qemu.New(qemu.Options{
 		CacheDir: p.Cache, Accel: os.Getenv("MVM_QEMU_ACCEL"), Binary: os.Getenv("MVM_QEMU"), Log: log,
-		BootProbe: func(ctx context.Context) (qemu.ProbeAssets, error) {
-			k, rd, err := e.ProbeAssets(ctx)
-			return qemu.ProbeAssets{Kernel: k, Initrd: rd}, err
-		},
+		BootProbe: probe,
 	})
 	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
 	c := docker.New(docker.Options{})

@@ -27,7 +27,7 @@ func table() map[string]row {
 	host := func(layer int, may ...string) row { return row{sideHost, layer, may} }
 	guest := func(layer int, may ...string) row { return row{sideGuest, layer, may} }
 
-	backend := host(3, "driver", "machine", "vsock", "jailer", "disk", "process", "lastwords", "fault")
+	backend := host(3, "driver", "machine", "vsock", "jailer", "disk", "process", "vmm", "fault")
 
 	return map[string]row{
 		// 0 words
@@ -39,7 +39,6 @@ func table() map[string]row {
 		"vsock":       {sideWords, 1, nil},
 		"disk":        host(1),
 		"forward":     host(1),
-		"lastwords":   host(1),
 		"secret":      host(1),
 		"audit":       host(1),
 		"trust":       host(1),
@@ -67,6 +66,7 @@ func table() map[string]row {
 
 		// 3 backends: they see the contract and what they need to start a VMM, never each other
 		"driver":             host(3, "machine"),
+		"vmm":                host(3, "driver", "machine", "process"),
 		"driver/qemu":        backend,
 		"driver/fake":        backend,
 		"driver/firecracker": backend,

@@ -11,8 +11,8 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // Bounds on what the API may answer, and how long it may take. Firecracker answers in
@@ -147,7 +147,7 @@ func (a *api) call(ctx context.Context, r request) error {
 	if json.Unmarshal(data, &words) != nil || words.FaultMessage == "" {
 		words.FaultMessage = "no reason given"
 	}
-	return &fault{Request: r, Status: resp.StatusCode, Text: lastwords.Escape(clip(words.FaultMessage, maxFaultText))}
+	return &fault{Request: r, Status: resp.StatusCode, Text: vmm.Escape(vmm.Clip(words.FaultMessage, maxFaultText))}
 }
 
 // failed sorts a failure of the transport.

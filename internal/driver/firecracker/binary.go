@@ -4,41 +4,25 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
-	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
-
-const queryTimeout = 10 * time.Second // for a program to print its version
 
 const installRemedy = "download a release from https://github.com/firecracker-microvm/firecracker/releases, put `firecracker` (and `jailer` beside it) into PATH, or set MVM_FIRECRACKER to it"
 
 // binary is a Firecracker.
 type binary struct {
-	binaryStamp
+	vmm.Stamp
 	Version string `json:"version"` // "1.13.1"
-}
-
-// binaryStamp tells one state of a file from another without reading it.
-type binaryStamp struct {
-	Path  string    `json:"path"`
-	Size  int64     `json:"size"`
-	MTime time.Time `json:"mtime"`
-}
-
-func (s binaryStamp) sameAs(o binaryStamp) bool {
-	return s.Path == o.Path && s.Size == o.Size && s.MTime.Equal(o.MTime)
 }
 
 // findBinary finds Firecracker and asks it for its version, unless that is remembered.
@@ -52,31 +36,30 @@ func (d *Driver) findBinary(ctx context.Context) (binary, error) {
 		path, err = filepath.Abs(path)
 	}
 	if err != nil {
-		e := missing(cmp.Or(d.opts.Binary, "firecracker"), err)
+		remedy := installRemedy
 		if d.opts.InstallDir != "" {
-			e.Remedy = "run `mvmctl doctor --fix`, which fetches it; or " + e.Remedy
+			remedy = "run `mvmctl doctor --fix`, which fetches it; or " + remedy
 		}
-		return binary{}, d.blameSetting(e)
+		return binary{}, d.blameSetting(vmm.Missing(cmp.Or(d.opts.Binary, "firecracker"), remedy, err))
 	}
-	info, err := os.Stat(path)
+	stamp, err := vmm.StampOf(path)
 	if err != nil {
 		return binary{}, d.blameSetting(missing(path, err))
 	}
-	stamp := binaryStamp{Path: path, Size: info.Size(), MTime: info.ModTime().UTC()}
-	if r := d.memory.load(); r.Binary != nil && r.Binary.sameAs(stamp) {
+	if r := d.memory.Load(); r.Binary != nil && r.Binary.SameAs(stamp) {
 		return *r.Binary, d.blameSetting(checkVersion(r.Binary.Version, path))
 	}
-	text, err := query(ctx, path, "--version")
+	text, err := vmm.Query(ctx, path, "--version")
 	if err != nil {
 		return binary{}, d.blameSetting(driver.Unavailable("backend.broken", installRemedy, "%s --version: %w", path, err))
 	}
 	version, ok := parseVersion(text)
 	if !ok {
 		line, _, _ := strings.Cut(text, "\n")
-		return binary{}, d.blameSetting(driver.Unavailable("backend.version", installRemedy, "%s names no version: %q", path, clip(line, 100)))
+		return binary{}, d.blameSetting(driver.Unavailable("backend.version", installRemedy, "%s names no version: %q", path, vmm.Clip(line, 100)))
 	}
-	bin := binary{binaryStamp: stamp, Version: version}
-	d.memory.change(func(r *remembered) { r.Binary = &bin })
+	bin := binary{Stamp: stamp, Version: version}
+	d.memory.Change(func(r *remembered) { r.Binary = &bin })
 	return bin, d.blameSetting(checkVersion(version, path))
 }
 
@@ -97,31 +80,7 @@ func (d *Driver) blameSetting(err error) error {
 	return err
 }
 
-func missing(name string, cause error) *machine.Error {
-	if !errors.Is(cause, exec.ErrNotFound) && !errors.Is(cause, fs.ErrNotExist) {
-		return driver.Unavailable("backend.missing", installRemedy, "%s cannot be run (%w)", name, cause)
-	}
-	return driver.Unavailable("backend.missing", installRemedy, "%s is not installed", name)
-}
-
-func query(ctx context.Context, path string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = cleanEnv()
-	var out, errs lastwords.Tail
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		if words := errs.String(); words != "" {
-			return "", fmt.Errorf("%w: %s", err, words)
-		}
-		return "", err
-	}
-	return out.Raw(), nil
-}
-
-// cleanEnv is the whole environment of Firecracker: what a user exports must not reach it.
-func cleanEnv() []string { return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} }
+func missing(name string, cause error) error { return vmm.Missing(name, installRemedy, cause) }
 
 // parseVersion reads "Firecracker v1.13.1" (or "Jailer v1.13.1"), which may be followed by more.
 func parseVersion(text string) (string, bool) {
@@ -155,7 +114,7 @@ func flaws() []flaw {
 
 // checkVersion refuses what is too old or known to be bad whatever the guest.
 func checkVersion(version, path string) error {
-	if compareVersions(version, floor) < 0 {
+	if vmm.CompareVersions(version, floor) < 0 {
 		return driver.Unavailable("backend.version", "install Firecracker "+floor+" or newer: "+installRemedy,
 			"%s is version %s, %s is needed", path, version, floor)
 	}
@@ -170,43 +129,16 @@ func checkVersion(version, path string) error {
 // checkKernel refuses a guest kernel that this Firecracker does not get on with.
 func checkKernel(version, release string) error {
 	for _, f := range flaws() {
-		if f.kernel != "" && f.hits(version) && release != "" && compareVersions(release, f.kernel) >= 0 {
+		if f.kernel != "" && f.hits(version) && release != "" && vmm.CompareVersions(release, f.kernel) >= 0 {
 			return machine.Errorf("backend.version", "install Firecracker "+f.before+" or newer, or use an older guest kernel with --kernel",
-				"Firecracker %s cannot run the guest kernel %s: %s", version, clip(release, 64), f.what)
+				"Firecracker %s cannot run the guest kernel %s: %s", version, vmm.Clip(release, 64), f.what)
 		}
 	}
 	return nil
 }
 
 func (f flaw) hits(version string) bool {
-	return compareVersions(version, f.from) >= 0 && compareVersions(version, f.before) < 0
-}
-
-// compareVersions compares the numbers that two versions begin with; what is not there is 0.
-func compareVersions(a, b string) int {
-	next := func(s *string) int {
-		digits := *s
-		for i := range len(*s) {
-			if c := (*s)[i]; c < '0' || c > '9' {
-				digits = (*s)[:i]
-				break
-			}
-		}
-		*s = (*s)[len(digits):]
-		if strings.HasPrefix(*s, ".") {
-			*s = (*s)[1:]
-		} else {
-			*s = "" // "6.1.0-56-cloud": what follows is no number of the version
-		}
-		n, _ := strconv.Atoi(digits) // "" and what is out of range: nothing sensible to say
-		return n
-	}
-	for a != "" || b != "" {
-		if c := cmp.Compare(next(&a), next(&b)); c != 0 {
-			return c
-		}
-	}
-	return 0
+	return vmm.CompareVersions(version, f.from) >= 0 && vmm.CompareVersions(version, f.before) < 0
 }
 
 // checkKVM opens the device.

@@ -14,6 +14,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/driver/drivertest"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // TestConformance runs with a real Firecracker on real KVM, and is skipped where there is none.
@@ -22,9 +23,9 @@ func TestConformance(t *testing.T) {
 		t.Skip("-short: it boots some forty guests")
 	}
 	drivertest.Run(t, drivertest.Harness{SeesPanic: true, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
-		return New(Options{Binary: os.Getenv("MVM_FIRECRACKER"), CacheDir: a.Cache, BootProbe: func(context.Context) (ProbeAssets, error) {
+		return New(Options{Binary: os.Getenv("MVM_FIRECRACKER"), CacheDir: a.Cache, BootProbe: func(context.Context) (vmm.ProbeAssets, error) {
 			a := a.WithKernel(t)
-			return ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
+			return vmm.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
 		}})
 	}})
 }
@@ -51,9 +52,9 @@ func conformDouble(t *testing.T, jailer bool) {
 	drivertest.Run(t, drivertest.Harness{SeesPanic: true, Patience: emulatedPatience, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
 		d := New(Options{
 			Binary: makeDouble(t, filepath.Join(a.Dir, "vmm"), jailer), CacheDir: a.Cache, kvm: os.DevNull,
-			BootProbe: func(context.Context) (ProbeAssets, error) {
+			BootProbe: func(context.Context) (vmm.ProbeAssets, error) {
 				a := a.WithKernel(t)
-				return ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
+				return vmm.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
 			},
 		})
 		// The suite takes it for a host without Firecracker; of the double nothing may be missing.
@@ -108,8 +109,8 @@ func acrossFileSystems(t *testing.T, d *Driver, assets drivertest.Assets) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), emulatedPatience)
 	defer cancel()
-	console := &markWatch{seen: make(chan struct{}), alive: func() {}}
-	v, err := launch(ctx, *d.found, b, driver.Output{Console: console}, []string{probeWord}, d.log)
+	console := vmm.NewProbeWatch(func() {})
+	v, err := launch(ctx, *d.found, b, driver.Output{Console: console}, []string{vmm.ProbeWord}, d.log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,13 +122,19 @@ func acrossFileSystems(t *testing.T, d *Driver, assets drivertest.Assets) {
 		t.Errorf("a mount of the jail is seen outside: %v", err)
 	}
 	select {
-	case <-console.seen:
+	case <-console.Seen:
 	case <-v.done:
 	case <-ctx.Done():
 	}
 	_ = v.Kill()
-	if err := v.Wait(); err != nil || !console.done {
-		t.Errorf("the guest did not boot: %v; %s", err, v.words.String())
+	err = v.Wait()
+	select {
+	case <-console.Seen:
+	default:
+		t.Error("the guest did not boot")
+	}
+	if err != nil {
+		t.Errorf("the guest did not end well: %v; %s", err, v.words.String())
 	}
 	for _, disk := range b.Disks {
 		if info, err := os.Stat(disk.Path); err != nil || info.Size() != 4096 {

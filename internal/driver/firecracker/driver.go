@@ -3,14 +3,17 @@ package firecracker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // Options configure a Driver. The zero value works, but without BootProbe Probe believes that a
@@ -21,27 +24,20 @@ type Options struct {
 	// InstallDir is where Install puts Firecracker, and where it is found when PATH has none.
 	InstallDir string
 	URL        string // what is fetched is below it; "": the project's release page
-	// BootProbe returns what to boot to find out whether KVM works. The initrd must print
-	// "mvm-probe-ok" on the console and end the machine when the kernel command line has
-	// "mvm.probe". It is called only when a probe must run.
-	BootProbe func(ctx context.Context) (ProbeAssets, error)
+	// BootProbe returns what to boot to find out whether KVM works. It is called only when a probe
+	// must run.
+	BootProbe func(ctx context.Context) (vmm.ProbeAssets, error)
 	Log       *slog.Logger // nil: no log
 
 	kvm      string             // the device; "": /dev/kvm. The tests of the double have none.
 	releases map[string]release // what Install fetches; nil: releases()
 }
 
-// ProbeAssets are a kernel and an initramfs for a boot probe.
-type ProbeAssets struct {
-	Kernel machine.Kernel
-	Initrd string
-}
-
 // Driver implements driver.Driver.
 type Driver struct {
 	opts   Options
 	log    *slog.Logger
-	memory memory
+	memory vmm.Memory[remembered]
 
 	mu    sync.Mutex // serialises probing
 	found *host      // what was found out, for the life of the process
@@ -54,7 +50,7 @@ var (
 
 // New returns a driver. It touches nothing.
 func New(o Options) *Driver {
-	d := &Driver{opts: o, log: o.Log, memory: memory{dir: o.CacheDir}}
+	d := &Driver{opts: o, log: o.Log, memory: vmm.Memory[remembered]{Dir: o.CacheDir, Name: "firecracker"}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -87,7 +83,12 @@ func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	if err != nil {
 		return nil, err
 	}
-	v, err := launch(ctx, h, b, out, nil, d.log)
+	return start(ctx, h, b, out, nil, d.log)
+}
+
+// start is launch with the contract's types.
+func start(ctx context.Context, h host, b machine.Boot, out driver.Output, words []string, log *slog.Logger) (driver.VM, error) {
+	v, err := launch(ctx, h, b, out, words, log)
 	if err != nil {
 		return nil, err // not v: a nil *vm in an interface is not nil
 	}
@@ -138,4 +139,38 @@ func (d *Driver) host(ctx context.Context) (host, error) {
 	}
 	d.found = &h
 	return h, nil
+}
+
+// remembered is what is kept across processes. Each part names what it is true for.
+type remembered struct {
+	Binary *binary    `json:"binary,omitempty"`
+	Probe  *vmm.Trial `json:"probe,omitempty"`
+}
+
+const nestedRemedy = "on a cloud machine choose a type with nested virtualisation (or metal); below another hypervisor switch nesting on there; `mvmctl up --hypervisor qemu` emulates meanwhile"
+
+// tryBoot boots a guest, unless that was done since the host booted: a /dev/kvm that opens may
+// still be unable to. The answer is remembered. With nothing to boot the device is believed.
+func (d *Driver) tryBoot(ctx context.Context, h host) error {
+	if d.opts.BootProbe == nil {
+		return nil
+	}
+	reason, err := vmm.Probe{
+		// A user id stands for a jail or not, and for another way to the device.
+		Binary: h.bin.Stamp, How: "user " + strconv.Itoa(os.Geteuid()), Known: d.memory.Load().Probe, Assets: d.opts.BootProbe,
+		Keep: func(t vmm.Trial) {
+			d.memory.Change(func(r *remembered) { r.Probe = &t })
+			d.log.Info("tried KVM", "problem", t.Reason)
+		},
+		Launch: func(ctx context.Context, b machine.Boot, out driver.Output, words []string) (driver.VM, error) {
+			return start(ctx, h, b, out, words, d.log)
+		},
+	}.Try(ctx)
+	if untried, ok := errors.AsType[*vmm.UntriedError](err); ok {
+		return driver.Unavailable("backend.kvm", "run `mvmctl kernel fetch`, then `mvmctl doctor`", "whether KVM works could not be tried (%w)", untried.Cause)
+	}
+	if err != nil || reason == "" {
+		return err
+	}
+	return driver.Unavailable("backend.kvm", nestedRemedy, "a test guest did not boot with KVM (%s)", reason)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 func TestKernelCommandLine(t *testing.T) {
@@ -33,7 +34,7 @@ func TestKernelCommandLine(t *testing.T) {
 	}
 	for _, bad := range []string{"", "--", "a b", `a="b"`, "init=/bin/sh", "rdinit=x", "a\n", strings.Repeat("x", maxCmdline)} {
 		if _, err := kernelCommandLine("amd64", bad); machine.CodeOf(err) != "input.cmdline" {
-			t.Errorf("%q: %v, want input.cmdline", clip(bad, 20), err)
+			t.Errorf("%q: %v, want input.cmdline", vmm.Clip(bad, 20), err)
 		}
 	}
 }
@@ -52,11 +53,6 @@ func TestRefusedBoots(t *testing.T) {
 			t.Errorf("%v, want %s", err, code)
 		}
 	}
-	for _, role := range []machine.Role{"", "Root", "a/b", "a_b", "longer-than-a-serial"} {
-		if _, err := driveID(machine.Disk{Role: role}); machine.CodeOf(err) != "boot.disk_role" {
-			t.Errorf("role %q: %v", role, err)
-		}
-	}
 }
 
 func TestSerials(t *testing.T) {
@@ -64,7 +60,7 @@ func TestSerials(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	if got := fileSerial(65024, 0, 12345678901234567890); got != "65024012345678901234" {
-		t.Errorf("got %q, which is not cut to %d bytes", got, maxSerial)
+		t.Errorf("got %q, which is not cut to %d bytes", got, vmm.MaxSerial)
 	}
 	b := everyBoot()[1]
 	if err := checkSerials(b, []string{"1", "2", "3", "4", "5"}); err != nil {
@@ -88,14 +84,6 @@ func TestVersions(t *testing.T) {
 		got, ok := parseVersion(text)
 		if got != want || ok != (want != "") {
 			t.Errorf("%q: %q, %v", text, got, ok)
-		}
-	}
-	for _, tt := range []struct {
-		a, b string
-		want int
-	}{{"1.8.0", "1.13.1", -1}, {"1.8", "1.8.0", 0}, {"6.1.0-56-cloud-amd64", "6.17", -1}, {"6.17.0-rc1", "6.17", 0}, {"6.18", "6.17", 1}, {"", "1", -1}} {
-		if got := compareVersions(tt.a, tt.b); got != tt.want {
-			t.Errorf("%q, %q: %d, want %d", tt.a, tt.b, got, tt.want)
 		}
 	}
 	for version, code := range map[string]string{"1.7.0": "backend.version", "0.25.2": "backend.version", "1.8.0": "", "1.16.1": "", "2.0.0": ""} {
@@ -142,8 +130,8 @@ func TestProbeSaysWhatIsMissing(t *testing.T) {
 		{"old", Options{Binary: program("old", "echo Firecracker v1.7.0")}, "backend.version", "1.8.0"},
 		{"no device", Options{Binary: good, kvm: filepath.Join(dir, "no-kvm")}, "backend.kvm", "modprobe"},
 		{"device does not open", Options{Binary: good, kvm: closed}, "backend.kvm", "dmesg"},
-		{"nothing to try with", Options{Binary: good, kvm: os.DevNull, BootProbe: func(context.Context) (ProbeAssets, error) { return ProbeAssets{}, errors.New("no kernel") }}, "backend.kvm", "kernel fetch"},
-		{"probe does not boot", Options{Binary: good, kvm: os.DevNull, BootProbe: func(context.Context) (ProbeAssets, error) { return ProbeAssets{}, nil }}, "backend.kvm", "nested"},
+		{"nothing to try with", Options{Binary: good, kvm: os.DevNull, BootProbe: func(context.Context) (vmm.ProbeAssets, error) { return vmm.ProbeAssets{}, errors.New("no kernel") }}, "backend.kvm", "kernel fetch"},
+		{"probe does not boot", Options{Binary: good, kvm: os.DevNull, BootProbe: func(context.Context) (vmm.ProbeAssets, error) { return vmm.ProbeAssets{}, nil }}, "backend.kvm", "nested"},
 	} {
 		_, err := New(tt.o).Probe(t.Context())
 		e, ok := errors.AsType[*machine.Error](err)
@@ -204,7 +192,7 @@ func TestJailerArgs(t *testing.T) {
 			t.Errorf("%q is taken for a machine id", bad)
 		}
 	}
-	h := host{bin: binary{binaryStamp: binaryStamp{Path: "/opt/fc/firecracker"}}, jailer: "/opt/fc/jailer", cgroup: true}
+	h := host{bin: binary{Stamp: vmm.Stamp{Path: "/opt/fc/firecracker"}}, jailer: "/opt/fc/jailer", cgroup: true}
 	b := everyBoot()[0]
 	b.MemoryBytes = 256 << 20
 	id := fmt.Sprint(uid)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // Bounds of a jailed Firecracker beside those of the guest.
@@ -63,7 +64,7 @@ func (d *Driver) findJailer(ctx context.Context, h *host, uid int) {
 		h.notes = append(h.notes, "Firecracker runs as root, without a jail: there is no "+path+"; put the jailer of the same release there")
 		return
 	}
-	text, err := query(ctx, path, "--version")
+	text, err := vmm.Query(ctx, path, "--version")
 	version, ok := parseVersion(text)
 	if err != nil || !ok || version != h.bin.Version {
 		h.notes = append(h.notes, fmt.Sprintf("Firecracker runs as root, without a jail: %s is version %q and Firecracker %s; put the jailer of the same release there", path, version, h.bin.Version))
@@ -95,7 +96,7 @@ func lackingControllers(root string) string {
 // jailUID is the user id of a machine: the same at each boot, another for each machine.
 func jailUID(id string) (int, error) {
 	if len(id) != 16 {
-		return 0, fmt.Errorf("%q is not a machine id", clip(id, 64))
+		return 0, fmt.Errorf("%q is not a machine id", vmm.Clip(id, 64))
 	}
 	n, err := strconv.ParseUint(id, 16, 64)
 	if err != nil {
@@ -115,7 +116,7 @@ func clearJail(b machine.Boot) error {
 	return nil
 }
 
-// jailScript is the init process of the jail's processes (see childAttr). It mounts pairs of files
+// jailScript is the init process of the jail's processes (see vmm.Command). It mounts pairs of files
 // until "--", in a mount namespace of its own, and runs the rest. With something left to do after
 // the jailer the shell does not become it.
 const jailScript = `while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; "$@"; exit $?`
@@ -158,9 +159,9 @@ func (s *site) enterJail(h host, b machine.Boot, kernel string, disks []*os.File
 		path, name string
 		to         *string
 	}{{kernel, "kernel", &s.layout.kernel}, {b.Initrd, "initrd", &s.layout.initrd}} {
-		f, err := openBootFile(x.path)
+		f, err := vmm.OpenBootFile(x.path)
 		if err != nil {
-			return kernelError(x.path, err)
+			return err
 		}
 		_, err = j.place(f, x.name, true, false)
 		_ = f.Close()
@@ -174,7 +175,7 @@ func (s *site) enterJail(h host, b machine.Boot, kernel string, disks []*os.File
 		own := !d.ReadOnly || filepath.Dir(d.Path) == b.Dir || filepath.Dir(d.Path) == b.RuntimeDir
 		serial, err := j.place(disks[i], name, d.ReadOnly, own)
 		if err != nil {
-			return diskError(d, err)
+			return vmm.DiskError(d, err)
 		}
 		s.serial = append(s.serial, serial)
 		s.layout.disks = append(s.layout.disks, "/"+name)
@@ -227,7 +228,7 @@ func (j *jail) place(f *os.File, name string, readOnly, own bool) (string, error
 		return "", fmt.Errorf("examining the jail: %w", err)
 	}
 	if !os.SameFile(info, there) {
-		return "", changed(f.Name(), "it was replaced while the machine started")
+		return "", vmm.Changed(f.Name(), "it was replaced while the machine started")
 	}
 	if !open {
 		if err := j.lend(from, there); err != nil {
@@ -239,7 +240,7 @@ func (j *jail) place(f *os.File, name string, readOnly, own bool) (string, error
 
 // lend gives a file to the jail's user until the machine has ended.
 func (j *jail) lend(path string, info fs.FileInfo) error {
-	f, err := openPlain(path, os.O_RDONLY)
+	f, err := vmm.OpenPlain(path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}

@@ -4,27 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // readyTimeout is how long Firecracker may take until the machine runs: 20 ms on an idle host.
 const readyTimeout = 30 * time.Second
-
-// Pauses between two attempts to reach something that has no event for being there: a socket that
-// another process binds, a guest port that begins to listen.
-const (
-	firstPause = 2 * time.Millisecond
-	lastPause  = 50 * time.Millisecond
-)
 
 // launch starts one Firecracker and the machine in it. On error nothing of it is left.
 func launch(ctx context.Context, h host, b machine.Boot, out driver.Output, kernelArgs []string, log *slog.Logger) (*vm, error) {
@@ -52,7 +44,7 @@ func launch(ctx context.Context, h host, b machine.Boot, out driver.Output, kern
 	}
 	if err != nil {
 		v.closeOurs()
-		return nil, errors.Join(startError(h, err), s.remove())
+		return nil, errors.Join(err, s.remove())
 	}
 	v.run()
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
@@ -79,8 +71,16 @@ func (v *vm) start() (err error) {
 		return fmt.Errorf("making a pipe: %w", err)
 	}
 	defer func() { _ = stderr.Close() }()
-	v.child, err = startChild(v.site.argv, v.site.jail != nil, stdout, stderr)
+	v.child, err = v.command(stdout, stderr).Start()
 	return err
+}
+
+func (v *vm) command(stdout, stderr *os.File) vmm.Command {
+	// The jailer changes the user id.
+	return vmm.Command{
+		Name: "Firecracker", Argv: v.site.argv, Stdout: stdout, Stderr: stderr, Namespaces: v.site.jail != nil,
+		Remedy: installRemedy,
+	}
 }
 
 // boot builds the machine and starts it.
@@ -101,7 +101,7 @@ func (v *vm) boot(ctx context.Context, requests []request) error {
 // the start of the process; its end ends them.
 func (v *vm) dialAPI(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
-	pause := firstPause
+	var retry vmm.Retry
 	for {
 		c, err := d.DialContext(ctx, "unix", v.site.where(apiSocket))
 		if err == nil {
@@ -111,46 +111,13 @@ func (v *vm) dialAPI(ctx context.Context) (net.Conn, error) {
 			}
 			return c, nil
 		}
-		if !notThere(err) {
+		if !vmm.NoSocket(err) {
 			return nil, err
 		}
-		if err := v.pause(ctx, v.child.exited, pause); err != nil {
+		if err := retry.Pause(ctx, v.child.Exited); err != nil {
 			return nil, errors.Join(err, errAPIClosed)
 		}
-		pause = min(2*pause, lastPause)
 	}
-}
-
-// notThere: no socket at the path, or one that nobody listens on (yet).
-func notThere(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
-}
-
-// pause waits between two attempts; the error says that there is no use in another.
-func (v *vm) pause(ctx context.Context, ended <-chan struct{}, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-ended:
-		return errEnded
-	}
-}
-
-// startError explains a Firecracker that could not be executed.
-func startError(h host, err error) error {
-	switch {
-	case machine.CodeOf(err) != "":
-		return err
-	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return machine.Errorf("limit.processes", "stop some machines, or raise the limits on processes and memory", "starting Firecracker: %w", err)
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-		return missing(h.bin.Path, err)
-	}
-	return fmt.Errorf("starting Firecracker: %w", err)
 }
 
 // failedStart ends a Firecracker that did not get to run the machine and says why.
@@ -162,12 +129,7 @@ func (v *vm) failedStart(ctx context.Context, b machine.Boot, cause error) error
 		case <-ctx.Done():
 		}
 	}
-	died := false
-	select {
-	case <-v.child.exited:
-		died = true
-	default:
-	}
+	died := v.child.Ended()
 	_ = v.Kill()
 	_ = v.Wait()
 	var refused *fault
@@ -204,7 +166,7 @@ func (v *vm) explainEnd() *machine.Error {
 			remedy = "set MVM_STATE_DIR to a folder on a file system that is mounted without nodev: the jail needs /dev/kvm"
 		}
 	}
-	return machine.Errorf("boot.vmm_died", remedy, "Firecracker %s before the machine started: %s", v.child.end(), words[lastLine(words):])
+	return machine.Errorf("boot.vmm_died", remedy, "Firecracker %s before the machine started: %s", v.child.End(), vmm.LastLine(words))
 }
 
 // explainFault turns a refusal into an error. The words are those of Firecracker 1.16; what
@@ -232,5 +194,3 @@ func explainFault(b machine.Boot, f *fault) *machine.Error {
 	}
 	return machine.Errorf("vmm.api", "look at the VMM's words below; `mvmctl up --hypervisor qemu` goes without Firecracker", "Firecracker refuses a request: %w", f)
 }
-
-func lastLine(s string) int { return strings.LastIndexByte(s, '\n') + 1 }

@@ -4,51 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"net"
 	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
-
-// childAttr makes Firecracker a session of its own, out of reach of a terminal's signals, that
-// the kernel kills when the thread that started it ends; see startChild.
-//
-// The kernel forgets the latter when a process changes its user id (prctl(2)), as the jailer does.
-// So the jailer is not the child but below it, in a process id namespace of which the child is the
-// init process: with that ends everything in it (pid_namespaces(7)).
-func childAttr(jailed bool) *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if jailed {
-		attr.Cloneflags = syscall.CLONE_NEWPID
-		attr.Unshareflags = syscall.CLONE_NEWNS // its mounts end with it, and nobody else sees them
-	}
-	return attr
-}
-
-const firstFD = 3 // after the standard ones
-
-// fence keeps Firecracker from inheriting descriptors that this process was itself started with,
-// such as a lock of the caller's shell: Go opens nothing that children inherit, but it cannot
-// know of those.
-func fence() {
-	err := unix.CloseRange(firstFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	if err == nil {
-		return
-	}
-	// Linux before 5.11.
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= firstFD {
-			unix.CloseOnExec(fd)
-		}
-	}
-}
 
 // consolePipe is how much of the guest's console waits for us at most: what an ordinary user may
 // set (fs.pipe-max-size).

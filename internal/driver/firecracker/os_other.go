@@ -7,14 +7,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"syscall"
 )
 
 // Firecracker exists on Linux only; Probe says so before anything here is called.
-
-func childAttr(bool) *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
-
-func fence() {}
 
 func widen(*os.File) {}
 

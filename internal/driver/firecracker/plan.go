@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // maxCPUs is Firecracker's own limit.
@@ -35,10 +36,7 @@ func plan(b machine.Boot, l layout, arch string, serials []string, kernelArgs ..
 		{"PUT", "/boot-source", bootSource{KernelImagePath: l.kernel, InitrdPath: l.initrd, BootArgs: args}},
 	}
 	for i, d := range b.Disks {
-		id, err := driveID(d)
-		if err != nil {
-			return nil, err
-		}
+		id := driveID(d)
 		out = append(out, request{"PUT", "/drives/" + id, drive{
 			DriveID: id, PathOnHost: l.disks[i], IsReadOnly: d.ReadOnly,
 			// Never a root device: that adds words to the kernel's command line and the agent mounts
@@ -60,42 +58,16 @@ func startRequest() request  { return request{"PUT", "/actions", action{actionSt
 func ctrlADRequest() request { return request{"PUT", "/actions", action{actionCtrlAD}} }
 
 // driveID is Firecracker's name for a disk: letters, digits and underscores.
-func driveID(d machine.Disk) (string, error) {
-	if d.Role == "" || len(d.Serial()) > 20 || strings.Trim(string(d.Role), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return "", machine.Errorf("boot.disk_role", "this is a bug in mvmctl; please report it", "%q is not a disk role", d.Role)
-	}
-	return strings.ReplaceAll(string(d.Role), "-", "_"), nil
-}
+func driveID(d machine.Disk) string { return strings.ReplaceAll(string(d.Role), "-", "_") }
 
 // checkBoot refuses what Firecracker would not take or the guest would not understand.
 func checkBoot(b machine.Boot) error {
-	if err := machine.CheckName(b.Name); err != nil {
-		return err
-	}
-	switch {
-	case b.CPUs < 1 || b.CPUs > maxCPUs:
-		return machine.Usagef("input.range", fmt.Sprintf("use --cpus 1 to --cpus %d, or --hypervisor qemu for more", maxCPUs), "%d CPUs are not within 1..%d", b.CPUs, maxCPUs)
-	case b.MemoryBytes < machine.MinMemory || b.MemoryBytes > machine.MaxMemory:
-		return machine.Usagef("input.range", "use --memory 96M or more", "memory of %s is not within %s..%s",
-			machine.FormatSize(b.MemoryBytes), machine.FormatSize(machine.MinMemory), machine.FormatSize(machine.MaxMemory))
-	case b.Kernel.VMLinux == "" && b.Kernel.BzImage == "":
-		return machine.Errorf("boot.kernel_missing", "run `mvmctl kernel fetch`", "the machine has no kernel")
-	case b.Initrd == "":
-		return machine.Errorf("boot.initrd_missing", "this is a bug in mvmctl; please report it", "the machine has no initramfs")
-	}
-	seen := map[machine.Role]bool{}
-	for _, d := range b.Disks {
-		if seen[d.Role] {
-			return machine.Errorf("boot.disk_twice", "this is a bug in mvmctl; please report it", "two disks are called %q", d.Role)
-		}
-		seen[d.Role] = true
-	}
-	return nil
+	return vmm.CheckBoot(b, maxCPUs, ", or --hypervisor qemu for more")
 }
 
-// maxCmdline is COMMAND_LINE_SIZE of the x86 and arm64 kernels, less what Firecracker adds (the
-// virtio-mmio devices of kernels without ACPI, 40 bytes each, and its own words).
-const maxCmdline = 2048 - 512
+// maxCmdline leaves room for what Firecracker adds: the virtio-mmio devices of kernels without
+// ACPI, 40 bytes each, and its own words.
+const maxCmdline = vmm.MaxKernelCommandLine - 512
 
 // kernelCommandLine joins the words that a guest kernel needs here.
 func kernelCommandLine(arch string, more ...string) (string, error) {
@@ -111,16 +83,7 @@ func kernelCommandLine(arch string, more ...string) (string, error) {
 		// controller exists, and probing for it takes time.
 		words = append(words, "reboot=k", "i8042.noaux", "i8042.nomux", "i8042.dumbkbd")
 	}
-	for _, w := range more {
-		if !validWord(w) {
-			return "", machine.Usagef("input.cmdline", "remove spaces, quotes and control characters", "%q is not a kernel parameter", clip(w, 80))
-		}
-	}
-	line := strings.Join(append(words, more...), " ")
-	if len(line) >= maxCmdline {
-		return "", machine.Usagef("input.cmdline", "use fewer or shorter parameters", "a kernel command line of %d bytes is longer than %d", len(line), maxCmdline-1)
-	}
-	return line, nil
+	return vmm.KernelCommandLine(maxCmdline, words, more...)
 }
 
 // driveWords tells the agent which drive is which. Firecracker gives a drive no serial of our
@@ -136,16 +99,13 @@ func driveWords(b machine.Boot, serials []string) []string {
 	return []string{"mvm.drives=" + strings.Join(pairs, ",")}
 }
 
-// maxSerial is VIRTIO_BLK_ID_BYTES of linux/virtio_blk.h.
-const maxSerial = 20
-
 // fileSerial is the serial that Firecracker makes up for a file: device, device type and inode
 // number in decimal, without anything between them, cut to what fits
 // (src/vmm/src/devices/virtio/block/virtio/device.rs, build_device_id; unchanged from its first
 // version to 1.16).
 func fileSerial(dev, rdev, ino uint64) string {
 	s := fmt.Sprintf("%d%d%d", dev, rdev, ino)
-	return s[:min(len(s), maxSerial)]
+	return s[:min(len(s), vmm.MaxSerial)]
 }
 
 // checkSerials refuses disks that the guest could not tell apart. It takes inode numbers of more
@@ -160,19 +120,4 @@ func checkSerials(b machine.Boot, serials []string) error {
 		seen[s] = b.Disks[i].Role
 	}
 	return nil
-}
-
-// validWord accepts name or name=value in printable ASCII without quotes or spaces. Words that
-// choose another init would take the guest away from its agent.
-func validWord(w string) bool {
-	if w == "" || w[0] == '-' {
-		return false
-	}
-	for i := range len(w) {
-		if c := w[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '\'' || c == '\\' {
-			return false
-		}
-	}
-	name, _, _ := strings.Cut(w, "=")
-	return name != "init" && name != "rdinit"
 }

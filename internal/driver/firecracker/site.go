@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // site is where one machine's files are while it runs, and how its process is started.
@@ -24,7 +25,7 @@ type site struct {
 // it. kernel is the path of what is to be booted.
 func newSite(h host, b machine.Boot, kernel string) (*site, error) {
 	s := &site{dir: b.RuntimeDir, uid: os.Geteuid()}
-	if err := checkSocketPaths(s.dir); err != nil {
+	if err := vmm.CheckSocketPath(s.where(vsockSocket)); err != nil {
 		return nil, err
 	}
 	if err := clearLeftovers(s.dir); err != nil {
@@ -40,9 +41,9 @@ func newSite(h host, b machine.Boot, kernel string) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	initrd, err := openBootFile(b.Initrd)
+	initrd, err := vmm.OpenBootFile(b.Initrd)
 	if err != nil {
-		return nil, kernelError(b.Initrd, err)
+		return nil, err
 	}
 	defer func() { _ = initrd.Close() }()
 	if h.jailer != "" {
@@ -59,7 +60,7 @@ func newSite(h host, b machine.Boot, kernel string) (*site, error) {
 func openDisks(b machine.Boot) ([]*os.File, error) {
 	var out []*os.File
 	for _, d := range b.Disks {
-		f, err := openDisk(d)
+		f, err := vmm.OpenDisk(d)
 		if err != nil {
 			return out, err
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // siteBoot is a machine with real files, and a host that can start it.
@@ -41,7 +42,7 @@ func siteBoot(t *testing.T) (host, machine.Boot) {
 		{Role: machine.RoleConfig, Path: put("m/config.img", 0o400), ReadOnly: true},
 		{Role: "vol-0", Path: put("v/shared.img", 0o400), ReadOnly: true},
 	}
-	return host{bin: binary{binaryStamp: binaryStamp{Path: "/opt/fc/firecracker"}}, arch: "amd64"}, b
+	return host{bin: binary{Stamp: vmm.Stamp{Path: "/opt/fc/firecracker"}}, arch: "amd64"}, b
 }
 
 func stat(t *testing.T, path string) *syscall.Stat_t {
@@ -93,7 +94,7 @@ func TestLeftoversAreCleared(t *testing.T) {
 
 func TestSocketPathTooLong(t *testing.T) {
 	h, b := siteBoot(t)
-	b.RuntimeDir = filepath.Join(b.RuntimeDir, strings.Repeat("x", maxSocket-len(b.RuntimeDir)-len("//fc.vsock")))
+	b.RuntimeDir = filepath.Join(b.RuntimeDir, strings.Repeat("x", 107-len(b.RuntimeDir)-len("//fc.vsock")))
 	if err := os.Mkdir(b.RuntimeDir, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -8,35 +8,32 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
-	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 	"github.com/mvmctl/mvmctl/internal/vsock"
 )
 
 // drainTimeout bounds how long the last output of a Firecracker that has ended is waited for.
 const drainTimeout = 2 * time.Second
 
-var errEnded = errors.New("the machine has ended")
-
 // vm implements driver.VM.
 type vm struct {
 	log   *slog.Logger
 	site  *site
-	child *child
+	child *vmm.Child
 	api   *api
 
 	stdout, stderr *os.File
 	logged         pipe // what it logs
 
 	out   driver.Output
-	words lastwords.Tail       // end of what it said
-	watch lastwords.PanicWatch // what the console says of a panic
+	words vmm.Tail       // end of what it said
+	watch vmm.PanicWatch // what the console says of a panic
 
 	copying sync.WaitGroup // the readers
 
@@ -68,25 +65,10 @@ func newVM(s *site, out driver.Output, log *slog.Logger) *vm {
 // run starts the readers and the one who waits for the end.
 func (v *vm) run() {
 	own := io.MultiWriter(&v.words, v.out.VMM)
-	v.copying.Go(func() { copyAll(consoleWriter{v, own}, v.stdout) })
-	v.copying.Go(func() { copyAll(own, v.stderr) })
-	v.copying.Go(func() { copyAll(own, v.logged.r) })
+	v.copying.Go(func() { vmm.CopyAll(consoleWriter{v, own}, v.stdout) })
+	v.copying.Go(func() { vmm.CopyAll(own, v.stderr) })
+	v.copying.Go(func() { vmm.CopyAll(own, v.logged.r) })
 	go v.reap()
-}
-
-// copyAll reads until the end whatever becomes of the writer: a guest whose console nobody reads
-// stands still.
-func copyAll(w io.Writer, r io.Reader) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			_, _ = w.Write(buf[:n])
-		}
-		if err != nil {
-			return
-		}
-	}
 }
 
 // consoleWriter sends standard output where it belongs: until the guest runs it is Firecracker
@@ -115,7 +97,7 @@ func (v *vm) switchConsole() {
 
 // reap waits for the end, collects what was said last, and clears up.
 func (v *vm) reap() {
-	<-v.child.exited
+	<-v.child.Exited
 	_ = v.logged.w.Close() // the last writer: now its reader sees the end
 	drained := make(chan struct{})
 	go func() {
@@ -160,26 +142,18 @@ func (v *vm) verdict() error {
 		return nil
 	}
 	if panicked := v.watch.Text(); panicked != "" {
-		remedy := "look at the console log"
-		if strings.Contains(strings.ToLower(panicked), "memory") {
-			remedy = "give it more --memory, or look at the console log"
-		}
-		return machine.Errorf("guest.panic", remedy, "the guest's kernel panicked: %s", panicked)
+		return vmm.PanicError(panicked)
 	}
-	if v.child.well() {
+	if v.child.Well() {
 		return nil
 	}
-	e := machine.Errorf("boot.vmm_died", "look at the VMM's words below, or at its log", "Firecracker %s", v.child.end())
-	if e.Detail = v.words.String(); e.Detail != "" {
-		e.Message += ": " + e.Detail[lastLine(e.Detail):]
-	}
-	return e
+	return v.child.DiedError(v.words.String())
 }
 
 // Dial implements driver.VM. Firecracker answers once the guest has; a guest port that nobody
 // listens on (yet) is a connection that it closes.
 func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
-	pause := firstPause
+	var retry vmm.Retry
 	for {
 		conn, err := v.dialOnce(ctx, port)
 		switch {
@@ -187,18 +161,17 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 			return conn, nil
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
-		case v.ended():
-			return nil, errEnded
-		case !retryDial(err), port != driver.AgentPort && !notThere(err):
+		case v.child.Ended():
+			return nil, vmm.ErrEnded
+		case !retryDial(err), port != driver.AgentPort && !vmm.NoSocket(err):
 			return nil, err
 		}
-		if err := v.pause(ctx, v.child.exited, pause); err != nil {
-			if errors.Is(err, errEnded) {
-				return nil, err
-			}
+		switch err := retry.Pause(ctx, v.child.Exited); {
+		case errors.Is(err, vmm.ErrEnded):
+			return nil, err
+		case err != nil:
 			return nil, fmt.Errorf("waiting for the guest: %w", err)
 		}
-		pause = min(2*pause, lastPause)
 	}
 }
 
@@ -217,23 +190,14 @@ func (v *vm) dialOnce(ctx context.Context, port uint32) (net.Conn, error) {
 // retryDial: the guest does not listen yet, or Firecracker closed the connection while it set up
 // its side.
 func retryDial(err error) bool {
-	return errors.Is(err, vsock.ErrNotListening) || notThere(err) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
-func (v *vm) ended() bool {
-	select {
-	case <-v.child.exited:
-		return true
-	default:
-		return false
-	}
+	return errors.Is(err, vsock.ErrNotListening) || vmm.NoSocket(err) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // Shutdown implements driver.VM. Ctrl-Alt-Del is the only button that Firecracker has, and only
 // on amd64; a guest without a keyboard driver does not notice. The agent's channel is the way
 // that works everywhere.
 func (v *vm) Shutdown(ctx context.Context) error {
-	if v.ended() {
+	if v.child.Ended() {
 		return nil
 	}
 	err := v.api.call(ctx, ctrlADRequest())
@@ -249,11 +213,11 @@ func (v *vm) Shutdown(ctx context.Context) error {
 // Kill implements driver.VM.
 func (v *vm) Kill() error {
 	v.mu.Lock()
-	if !v.ended() { // else how it ended is settled
+	if !v.child.Ended() { // else how it ended is settled
 		v.killed = true
 	}
 	v.mu.Unlock()
-	return v.child.kill()
+	return v.child.Kill()
 }
 
 // Wait implements driver.VM.
@@ -263,4 +227,4 @@ func (v *vm) Wait() error {
 }
 
 // Pid implements driver.ProcessOwner. Of a jail it is the first process, with which all others end.
-func (v *vm) Pid() int { return v.child.pid }
+func (v *vm) Pid() int { return v.child.Pid }

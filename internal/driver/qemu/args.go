@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // fds are the descriptor numbers under which QEMU finds what the driver opened for it.
@@ -30,7 +30,7 @@ const agentPortName = "mvm.agent"
 // commandLine returns QEMU's arguments. It is pure: same input, same output, on every OS.
 // kernelArgs are further words for the kernel command line.
 func commandLine(b machine.Boot, h host, f fds, kernelArgs ...string) ([]string, error) {
-	if err := checkBoot(b); err != nil {
+	if err := vmm.CheckBoot(b, maxCPUs, ""); err != nil {
 		return nil, err
 	}
 	cmdline, err := kernelCommandLine(h, kernelArgs...)
@@ -70,32 +70,6 @@ func commandLine(b machine.Boot, h host, f fds, kernelArgs ...string) ([]string,
 		args = append(args, more...)
 	}
 	return args, nil
-}
-
-// checkBoot refuses what would mean something else to QEMU's option parser.
-func checkBoot(b machine.Boot) error {
-	if err := machine.CheckName(b.Name); err != nil {
-		return err
-	}
-	switch {
-	case b.CPUs < 1 || b.CPUs > maxCPUs:
-		return machine.Usagef("input.range", "use --cpus 1 to --cpus "+strconv.Itoa(maxCPUs), "%d CPUs are not within 1..%d", b.CPUs, maxCPUs)
-	case b.MemoryBytes < machine.MinMemory || b.MemoryBytes > machine.MaxMemory:
-		return machine.Usagef("input.range", "use --memory 96M or more", "memory of %s is not within %s..%s",
-			machine.FormatSize(b.MemoryBytes), machine.FormatSize(machine.MinMemory), machine.FormatSize(machine.MaxMemory))
-	case b.Kernel.VMLinux == "" && b.Kernel.BzImage == "":
-		return machine.Errorf("boot.kernel_missing", "run `mvmctl kernel fetch`", "the machine has no kernel")
-	case b.Initrd == "":
-		return machine.Errorf("boot.initrd_missing", "this is a bug in mvmctl; please report it", "the machine has no initramfs")
-	}
-	seen := map[machine.Role]bool{}
-	for _, d := range b.Disks {
-		if seen[d.Role] {
-			return machine.Errorf("boot.disk_twice", "this is a bug in mvmctl; please report it", "two disks are called %q", d.Role)
-		}
-		seen[d.Role] = true
-	}
-	return nil
 }
 
 func machineType(h host) string {
@@ -181,10 +155,6 @@ func diskNode(n int) string { return "disk" + strconv.Itoa(n) }
 // diskArgs attaches one disk by descriptor, always as raw: a guest that writes another
 // format's header into its disk must not have it believed (libvirt commit a93402d4).
 func diskArgs(h host, d machine.Disk, n, fd int) ([]string, error) {
-	serial := d.Serial()
-	if len(serial) > 20 || strings.Trim(serial, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return nil, machine.Errorf("boot.disk_role", "this is a bug in mvmctl; please report it", "%q is not a disk role", d.Role)
-	}
 	set, file, node := n+1, fmt.Sprintf("file%d", n), diskNode(n)
 	protocol := map[string]any{
 		"driver": "file", "node-name": file, "filename": fmt.Sprintf("/dev/fdset/%d", set),
@@ -214,6 +184,6 @@ func diskArgs(h host, d machine.Disk, n, fd int) ([]string, error) {
 		"-blockdev", string(formatJSON),
 		// QEMU's own choice is to pause the machine when the host's disk is full, which to whoever
 		// uses it is a hang. An error the guest's programs can tell and its file system can take.
-		"-device", device(h, "virtio-blk", "drive="+node+",serial="+serial+",werror=report,rerror=report"),
+		"-device", device(h, "virtio-blk", "drive="+node+",serial="+d.Serial()+",werror=report,rerror=report"),
 	}, nil
 }

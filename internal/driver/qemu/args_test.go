@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden command lines")
@@ -52,7 +53,7 @@ func TestCommandLine(t *testing.T) {
 		{name: "virt-kvm-vsock", host: host{bin: sandboxed, arch: "arm64", accel: accelKVM, flavor: flavorVirt}, fds: withVsock},
 		{
 			name: "probe-kvm", host: host{bin: sandboxed, arch: "amd64", accel: accelKVM, flavor: flavorMicroVM}, fds: fds{qmp: 3, console: 4, kernel: 5, initrd: 6},
-			boot: func(b *machine.Boot) { b.Disks = nil }, words: []string{probeWord, probeNoise},
+			boot: func(b *machine.Boot) { b.Disks = nil }, words: []string{vmm.ProbeWord, "loglevel=7"},
 		},
 	}
 	for _, tt := range tests {
@@ -109,7 +110,7 @@ func TestCommandLineRefuses(t *testing.T) {
 		{"another initramfs init", nil, "rdinit=/bin/sh", "input.cmdline"},
 		{"the end of the kernel's part", nil, "--", "input.cmdline"},
 		{"nothing", nil, "", ""},
-		{"too long", nil, strings.Repeat("x", maxCmdline), "input.cmdline"},
+		{"too long", nil, strings.Repeat("x", vmm.MaxKernelCommandLine), "input.cmdline"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,13 +2,9 @@ package qemu
 
 import (
 	"fmt"
-	"strings"
 
-	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
-
-// maxCmdline is COMMAND_LINE_SIZE of the x86 and arm64 kernels, which cut longer ones silently.
-const maxCmdline = 2048
 
 // kernelCommandLine joins the words that a guest kernel needs here. Measured with Debian's
 // 6.1 cloud kernel under TCG, QEMU 7.2, CPU time of a whole run (2026-11): of the many options
@@ -37,16 +33,7 @@ func kernelCommandLine(h host, more ...string) (string, error) {
 		// (arch/x86/kernel/tsc.c, kernel-parameters.txt)
 		words = append(words, fmt.Sprintf("tsc_early_khz=%d", h.tscKHz), "tsc=reliable")
 	}
-	for _, w := range more {
-		if !validWord(w) {
-			return "", machine.Usagef("input.cmdline", "remove spaces, quotes and control characters", "%q is not a kernel parameter", clip(w, 80))
-		}
-	}
-	line := strings.Join(append(words, more...), " ")
-	if len(line) >= maxCmdline { // the kernel counts its closing NUL
-		return "", machine.Usagef("input.cmdline", "use fewer or shorter parameters", "a kernel command line of %d bytes is longer than %d", len(line), maxCmdline-1)
-	}
-	return line, nil
+	return vmm.KernelCommandLine(vmm.MaxKernelCommandLine, words, more...)
 }
 
 func serialConsole(arch string) string {
@@ -54,19 +41,4 @@ func serialConsole(arch string) string {
 		return "ttyAMA0"
 	}
 	return "ttyS0"
-}
-
-// validWord accepts name or name=value in printable ASCII without quotes or spaces. Words that
-// choose another init would take the guest away from its agent.
-func validWord(w string) bool {
-	if w == "" || w[0] == '-' || w == "--" {
-		return false
-	}
-	for i := range len(w) {
-		if c := w[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '\'' || c == '\\' {
-			return false
-		}
-	}
-	name, _, _ := strings.Cut(w, "=")
-	return name != "init" && name != "rdinit"
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/driver/drivertest"
 	"github.com/mvmctl/mvmctl/internal/driver/qemu"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 func TestConformance(t *testing.T) {
@@ -17,9 +18,9 @@ func TestConformance(t *testing.T) {
 	drivertest.Run(t, drivertest.Harness{SeesPanic: true, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
 		return qemu.New(qemu.Options{
 			CacheDir: a.Cache, Accel: os.Getenv("MVM_QEMU_ACCEL"), Binary: os.Getenv("MVM_QEMU"),
-			BootProbe: func(context.Context) (qemu.ProbeAssets, error) {
+			BootProbe: func(context.Context) (vmm.ProbeAssets, error) {
 				a := a.WithKernel(t)
-				return qemu.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
+				return vmm.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
 			},
 		})
 	}})

@@ -3,12 +3,12 @@ package qemu
 import (
 	"context"
 	"log/slog"
-	"os"
 	"runtime"
 	"sync"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // Accelerators.
@@ -36,25 +36,18 @@ const (
 type Options struct {
 	Binary   string // QEMU's path; "": search PATH for qemu-system-<arch>
 	CacheDir string // where the answers of slow questions are remembered; "": they are not
-	// BootProbe returns what to boot to find out whether the accelerator works. The initrd
-	// must print "mvm-probe-ok" on the console and power off when the kernel command line
-	// has "mvm.probe". It is called only when a probe must run.
-	BootProbe func(ctx context.Context) (ProbeAssets, error)
+	// BootProbe returns what to boot to find out whether the accelerator works. It is called only
+	// when a probe must run.
+	BootProbe func(ctx context.Context) (vmm.ProbeAssets, error)
 	Accel     string       // "kvm", "hvf" or "tcg" is used unasked; "": find out
 	Log       *slog.Logger // nil: no log
-}
-
-// ProbeAssets are a kernel and an initramfs for a boot probe.
-type ProbeAssets struct {
-	Kernel machine.Kernel
-	Initrd string
 }
 
 // Driver implements driver.Driver.
 type Driver struct {
 	opts   Options
 	log    *slog.Logger
-	memory memory
+	memory vmm.Memory[remembered]
 
 	mu    sync.Mutex // serialises probing: two boot probes at once would only slow each other
 	found *host      // what was found out, for the life of the process
@@ -64,7 +57,7 @@ var _ driver.Driver = (*Driver)(nil)
 
 // New returns a driver. It touches nothing.
 func New(o Options) *Driver {
-	d := &Driver{opts: o, log: o.Log, memory: memory{dir: o.CacheDir}}
+	d := &Driver{opts: o, log: o.Log, memory: vmm.Memory[remembered]{Dir: o.CacheDir, Name: "qemu"}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -75,7 +68,7 @@ func New(o Options) *Driver {
 func (d *Driver) Name() string { return "qemu" }
 
 // Probe implements driver.Driver. The first call on a host may boot a guest, which takes
-// about as long as it is silent at most (probeSilence); the answer is remembered in Options.CacheDir until the host boots again
+// about as long as it is silent at most ; the answer is remembered in Options.CacheDir until the host boots again
 // or QEMU changes.
 func (d *Driver) Probe(ctx context.Context) (driver.Capabilities, error) {
 	h, err := d.host(ctx)
@@ -91,7 +84,12 @@ func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	if err != nil {
 		return nil, err
 	}
-	v, err := launch(ctx, h, b, out, nil, d.log)
+	return start(ctx, h, b, out, nil, d.log)
+}
+
+// start is launch with the contract's types.
+func start(ctx context.Context, h host, b machine.Boot, out driver.Output, words []string, log *slog.Logger) (driver.VM, error) {
+	v, err := launch(ctx, h, b, out, words, log)
 	if err != nil {
 		return nil, err // not v: a nil *vm in an interface is not nil
 	}
@@ -164,6 +162,3 @@ func (d *Driver) setAccel(h *host, accel string) {
 		h.flavor = flavorQ35
 	}
 }
-
-// nullFile opens the null device for a child's standard input.
-func nullFile() (*os.File, error) { return os.Open(os.DevNull) }

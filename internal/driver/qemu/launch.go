@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // readyTimeout is how long QEMU may take until its monitor answers: 50 ms on an idle machine.
@@ -31,9 +31,13 @@ func launch(ctx context.Context, h host, b machine.Boot, out driver.Output, kern
 		v.release()
 		return nil, err
 	}
-	if v.child, err = startChild(h.bin.Path, args, inherit.list, v.outputChild); err != nil {
+	cmd := vmm.Command{
+		Name: "QEMU", Argv: append([]string{h.bin.Path}, args...), Inherit: inherit.list,
+		Stdout: v.outputChild, Stderr: v.outputChild, Remedy: installRemedy(runtime.GOOS),
+	}
+	if v.child, err = cmd.Start(); err != nil {
 		v.release()
-		return nil, startError(h, err)
+		return nil, err
 	}
 	_ = v.outputChild.Close() // or its reader would never see the end
 	inherit.close()
@@ -66,9 +70,9 @@ func (v *vm) prepare(h host, b machine.Boot, inherit *files, kernelArgs []string
 		return nil, err
 	}
 	for _, d := range b.Disks {
-		file, err := openDisk(d)
+		file, err := vmm.OpenDisk(d)
 		if err != nil {
-			return nil, diskError(d, err)
+			return nil, err
 		}
 		f.disks = append(f.disks, inherit.add(file))
 		v.ills.roles = append(v.ills.roles, d.Role)
@@ -97,18 +101,9 @@ func (v *vm) openKernel(b machine.Boot, inherit *files, f *fds) error {
 		if x.path == "" {
 			continue // commandLine says what is missing
 		}
-		file, err := os.Open(x.path) // users may well have a link as their kernel
-		if err == nil {
-			var info os.FileInfo
-			if info, err = file.Stat(); err == nil && !info.Mode().IsRegular() {
-				err = errors.New("it is not a regular file")
-			}
-		}
+		file, err := vmm.OpenBootFile(x.path)
 		if err != nil {
-			if file != nil {
-				_ = file.Close()
-			}
-			return machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel fetch`, or give another with --kernel", "%s cannot be booted: %w", x.path, err)
+			return err
 		}
 		if !kernelByFD {
 			_ = file.Close()
@@ -117,24 +112,6 @@ func (v *vm) openKernel(b machine.Boot, inherit *files, f *fds) error {
 		*x.fd = inherit.add(file)
 	}
 	return nil
-}
-
-func diskError(d machine.Disk, err error) error {
-	if machine.CodeOf(err) != "" {
-		return err
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return machine.Errorf("disk.missing", "remove the machine with `mvmctl rm` and make it again", "disk %s is gone: %w", d.Role, err)
-	}
-	return machine.Errorf("disk.unusable", "look at the file's owner and mode", "%w", err)
-}
-
-// startError explains a QEMU that could not be executed.
-func startError(h host, err error) error {
-	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-		return machine.Errorf("limit.processes", "stop some machines, or raise the limits on processes and memory", "starting QEMU: %w", err)
-	}
-	return missing(h.bin.Path, err)
 }
 
 // failedStart ends a QEMU that did not become ready and says why, in its own words.
@@ -160,13 +137,13 @@ func (v *vm) failedStart(ctx context.Context, b machine.Boot, cause error) error
 		_ = v.Kill()
 	}
 	_ = v.Wait()
-	return explain(b, v.child.end(), v.words.String())
+	return explain(b, v.child.End(), v.words.String())
 }
 
 // explain turns QEMU's last words into an error. The words are matched as QEMU 7.2 writes
 // them; another version's fall through to the general error, which shows them whole.
 func explain(b machine.Boot, end, words string) error {
-	last := words[strings.LastIndexByte(words, '\n')+1:]
+	last := vmm.LastLine(words)
 	says := func(parts ...string) bool {
 		for _, p := range parts {
 			if strings.Contains(words, p) {

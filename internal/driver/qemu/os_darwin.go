@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,23 +22,6 @@ func socketPair() ([2]int, error) {
 		unix.CloseOnExec(p[1])
 	}
 	return p, err
-}
-
-// childAttr makes QEMU a session of its own. macOS has no parent-death signal: what a killed
-// supervisor leaves behind, the next command ends by its recorded identity.
-func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
-
-// fence keeps QEMU from inheriting descriptors that this process was itself started with.
-func fence() {
-	entries, err := os.ReadDir("/dev/fd")
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= firstFD {
-			unix.CloseOnExec(fd)
-		}
-	}
 }
 
 // accelDevice returns the host's accelerator and why it cannot be used, if so.

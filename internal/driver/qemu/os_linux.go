@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"net"
 	"os"
-	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 	"github.com/mvmctl/mvmctl/internal/vsock"
 )
 
@@ -24,32 +22,6 @@ const kernelByFD = true
 
 func socketPair() ([2]int, error) {
 	return unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-}
-
-// childAttr makes QEMU a session of its own, out of reach of a terminal's signals, that the
-// kernel kills when the thread that started it ends; see startChild.
-func childAttr() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-}
-
-// fence keeps QEMU from inheriting descriptors that this process was itself started with, such
-// as a lock of the caller's shell: Go opens nothing that children inherit, but it cannot know
-// of those. What a child is meant to have, os/exec passes on all the same.
-func fence() {
-	err := unix.CloseRange(firstFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	if err == nil {
-		return
-	}
-	// Linux before 5.11.
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= firstFD {
-			unix.CloseOnExec(fd)
-		}
-	}
 }
 
 const (
@@ -110,16 +82,9 @@ func openVsock() (*os.File, uint32, error) {
 	return nil, 0, errors.New("choosing a vsock address: 1000 tried, all in use")
 }
 
-// Pauses between two attempts to reach a guest that does not listen yet. The kernel has no
-// event for a vsock port that begins to listen.
-const (
-	vsockFirstPause = 5 * time.Millisecond
-	vsockLastPause  = 50 * time.Millisecond
-)
-
 // dialVsock connects to a guest port, waiting for the agent's to be listened on.
 func dialVsock(ctx context.Context, cid, port uint32, ended <-chan struct{}) (net.Conn, error) {
-	pause := vsockFirstPause
+	var retry vmm.Retry // the kernel has no event for a vsock port that begins to listen
 	for {
 		conn, err := vsock.Dial(ctx, cid, port)
 		switch {
@@ -130,17 +95,12 @@ func dialVsock(ctx context.Context, cid, port uint32, ended <-chan struct{}) (ne
 		case port != driver.AgentPort || !retryVsock(err):
 			return nil, err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
-		case <-ended:
-			timer.Stop()
-			return nil, errEnded
+		switch err := retry.Pause(ctx, ended); {
+		case errors.Is(err, vmm.ErrEnded):
+			return nil, err
+		case err != nil:
+			return nil, fmt.Errorf("waiting for the guest: %w", err)
 		}
-		pause = min(2*pause, vsockLastPause)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // port is the agent's virtio-serial port: one byte pipe without connections, on which
@@ -78,7 +80,7 @@ func (p *port) dial(ctx context.Context, q *qmp) (net.Conn, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
 	case <-p.over:
-		return nil, errEnded
+		return nil, vmm.ErrEnded
 	}
 	for {
 		p.mu.Lock()
@@ -107,13 +109,13 @@ func (p *port) wait(ctx context.Context, c <-chan struct{}) error {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the guest to open its port: %w", ctx.Err())
 	case <-p.over:
-		return errEnded
+		return vmm.ErrEnded
 	}
 }
 
 func (p *port) dialError(err error) error {
 	if errors.Is(err, errQMPClosed) {
-		return errEnded
+		return vmm.ErrEnded
 	}
 	return fmt.Errorf("connecting to the guest's port: %w", err)
 }
@@ -148,7 +150,7 @@ func (p *port) detach(ctx context.Context, q *qmp) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-p.over:
-		return errEnded
+		return vmm.ErrEnded
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // Limits of what QEMU may say. The guest can influence some of it (VSERPORT_CHANGE), and a
@@ -46,7 +46,7 @@ type qmpError struct {
 }
 
 // Error implements error.
-func (e *qmpError) Error() string { return lastwords.Escape(clip(e.Desc, 500)) }
+func (e *qmpError) Error() string { return vmm.Escape(vmm.Clip(e.Desc, 500)) }
 
 // errQMPClosed is in the chain of the error of a command whose QEMU went away.
 var errQMPClosed = errors.New("QEMU closed its monitor")

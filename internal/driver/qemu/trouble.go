@@ -8,8 +8,8 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // troubles are what goes wrong with a machine that goes on. Failed disk requests are remembered
@@ -53,7 +53,7 @@ func (t *troubles) blockError(data json.RawMessage) {
 		if d.Operation == "read" {
 			verb = "read"
 		}
-		t.io = fmt.Sprintf("the host cannot %s the machine's %s disk: %s", verb, t.role(d.Node), lastwords.Escape(clip(cmp.Or(d.Reason, "unknown error"), 200)))
+		t.io = fmt.Sprintf("the host cannot %s the machine's %s disk: %s", verb, t.role(d.Node), vmm.Escape(vmm.Clip(cmp.Or(d.Reason, "unknown error"), 200)))
 	}
 	t.changed()
 }
@@ -65,7 +65,7 @@ func (t *troubles) role(node string) string {
 			return string(r)
 		}
 	}
-	return lastwords.Escape(clip(node, 64))
+	return vmm.Escape(vmm.Clip(node, 64))
 }
 
 // stopped notes a pause and returns its number.
@@ -85,7 +85,7 @@ func (t *troubles) stoppedBy(since int, status string) {
 	if since != t.stops || status == "" || status == "paused" {
 		return
 	}
-	t.paused = "the guest is paused: QEMU says " + lastwords.Escape(clip(status, 64))
+	t.paused = "the guest is paused: QEMU says " + vmm.Escape(vmm.Clip(status, 64))
 	t.changed()
 }
 

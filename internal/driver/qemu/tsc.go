@@ -21,14 +21,14 @@ func (d *Driver) hostTSC() int {
 	if err != nil {
 		return 0
 	}
-	if r := d.memory.load(); r.TSC != nil && r.TSC.BootID == boot && r.TSC.KHz >= 0 {
+	if r := d.memory.Load(); r.TSC != nil && r.TSC.BootID == boot && r.TSC.KHz >= 0 {
 		return r.TSC.KHz
 	}
 	khz := 0
 	if constantTSC() {
 		khz = measureTSC(tscWindow)
 	}
-	d.memory.change(func(r *remembered) { r.TSC = &tscResult{BootID: boot, KHz: khz} })
+	d.memory.Change(func(r *remembered) { r.TSC = &tscResult{BootID: boot, KHz: khz} })
 	return khz
 }
 

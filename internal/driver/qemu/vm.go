@@ -8,20 +8,17 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
-	"github.com/mvmctl/mvmctl/internal/lastwords"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // drainTimeout bounds how long the last output of a QEMU that has ended is waited for. It is
 // there at once, unless something else holds the other end.
 const drainTimeout = 2 * time.Second
-
-var errEnded = errors.New("the machine has ended")
 
 // connFile is our end of a socket pair.
 type connFile = net.UnixConn
@@ -29,7 +26,7 @@ type connFile = net.UnixConn
 // vm implements driver.VM.
 type vm struct {
 	log   *slog.Logger
-	child *child
+	child *vmm.Child
 	cid   uint32 // of the guest, when it is reached by vsock; else 0
 	port  *port  // the agent's virtio-serial port
 
@@ -37,9 +34,9 @@ type vm struct {
 	output, outputChild  *os.File // what QEMU prints
 
 	out   driver.Output
-	words lastwords.Tail       // end of what QEMU printed
-	ills  troubles             // what goes wrong while it goes on
-	watch lastwords.PanicWatch // what the console says of a panic
+	words vmm.Tail       // end of what QEMU printed
+	ills  troubles       // what goes wrong while it goes on
+	watch vmm.PanicWatch // what the console says of a panic
 
 	copying sync.WaitGroup // the readers of console and output
 
@@ -73,29 +70,14 @@ func newVM(out driver.Output, log *slog.Logger) *vm {
 
 // run starts the readers and the one who waits for the end.
 func (v *vm) run() {
-	v.copying.Go(func() { copyAll(io.MultiWriter(&v.watch, v.out.Console), v.consoleConn) })
-	v.copying.Go(func() { copyAll(io.MultiWriter(&v.words, v.out.VMM), v.output) })
+	v.copying.Go(func() { vmm.CopyAll(io.MultiWriter(&v.watch, v.out.Console), v.consoleConn) })
+	v.copying.Go(func() { vmm.CopyAll(io.MultiWriter(&v.words, v.out.VMM), v.output) })
 	go v.reap()
-}
-
-// copyAll reads until the end whatever becomes of the writer: a QEMU whose console nobody
-// reads stands still.
-func copyAll(w io.Writer, r io.Reader) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			_, _ = w.Write(buf[:n])
-		}
-		if err != nil {
-			return
-		}
-	}
 }
 
 // reap waits for QEMU's end, collects what it said last, and clears up.
 func (v *vm) reap() {
-	<-v.child.exited
+	<-v.child.Exited
 	drained := make(chan struct{})
 	go func() {
 		v.copying.Wait()
@@ -148,33 +130,13 @@ func (v *vm) verdict() error {
 	case v.reason == "guest-shutdown":
 		return nil
 	case v.reason == "guest-panic", v.reason == "guest-reset" && panicked != "":
-		if panicked == "" {
-			panicked = "the kernel said nothing more"
-		}
-		remedy := "look at the console log"
-		if strings.Contains(strings.ToLower(panicked), "memory") {
-			remedy = "give it more --memory, or look at the console log"
-		}
-		return machine.Errorf("guest.panic", remedy, "the guest's kernel panicked: %s", panicked)
+		return vmm.PanicError(panicked)
 	case v.reason == "guest-reset" && v.connected:
 		return nil // a reboot of a guest that was up: the machine ends with it
 	case v.reason == "guest-reset":
 		return machine.Errorf("guest.reset", "look at the console log; try another --kernel", "the guest reset itself while it booted")
 	}
-	e := machine.Errorf("boot.vmm_died", "look at the VMM's words below, or at its log", "QEMU %s", v.child.end())
-	if e.Detail = v.words.String(); e.Detail != "" {
-		e.Message += ": " + e.Detail[lastLine(e.Detail):]
-	}
-	return e
-}
-
-func lastLine(s string) int {
-	for i := len(s) - 1; i >= 0; i-- {
-		if s[i] == '\n' {
-			return i + 1
-		}
-	}
-	return 0
+	return v.child.DiedError(v.words.String())
 }
 
 // event handles one QMP event.
@@ -187,7 +149,7 @@ func (v *vm) event(name string, data json.RawMessage) {
 		_ = json.Unmarshal(data, &d) // a bad one gives no reason, which is an error in the end
 		v.mu.Lock()
 		if v.reason == "" {
-			v.reason = clip(d.Reason, 64)
+			v.reason = vmm.Clip(d.Reason, 64)
 		}
 		v.mu.Unlock()
 	case "VSERPORT_CHANGE":
@@ -238,7 +200,7 @@ func (v *vm) setQMP(q *qmp) {
 		// loses nothing.
 		if q.broken() != nil {
 			v.log.Error("QEMU's monitor failed, ending it", "error", q.failure())
-			_ = v.child.kill()
+			_ = v.child.Kill()
 		}
 	}()
 }
@@ -291,12 +253,12 @@ func (v *vm) Shutdown(ctx context.Context) error {
 func (v *vm) Kill() error {
 	v.mu.Lock()
 	select {
-	case <-v.child.exited: // how it ended is settled
+	case <-v.child.Exited: // how it ended is settled
 	default:
 		v.killed = true
 	}
 	v.mu.Unlock()
-	return v.child.kill()
+	return v.child.Kill()
 }
 
 // Wait implements driver.VM.
@@ -306,4 +268,4 @@ func (v *vm) Wait() error {
 }
 
 // Pid implements driver.ProcessOwner.
-func (v *vm) Pid() int { return v.child.pid }
+func (v *vm) Pid() int { return v.child.Pid }

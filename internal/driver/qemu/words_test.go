@@ -10,22 +10,6 @@ import (
 
 func discardOutput() driver.Output { return driver.Output{} }
 
-func TestMarkWatchAcrossWrites(t *testing.T) {
-	lives := 0
-	w := &markWatch{seen: make(chan struct{}), alive: func() { lives++ }}
-	for _, c := range []byte("noise " + probeMark + " more " + probeMark) {
-		_, _ = w.Write([]byte{c})
-	}
-	select {
-	case <-w.seen:
-	default:
-		t.Error("the mark was not seen")
-	}
-	if lives == 0 {
-		t.Error("no sign of life was reported")
-	}
-}
-
 // Words as QEMU 7.2 really writes them.
 func TestExplain(t *testing.T) {
 	tests := []struct{ words, code string }{

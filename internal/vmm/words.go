@@ -1,9 +1,4 @@
-// Package lastwords keeps what a VMM and a guest's kernel said last, to explain their end: a bounded
-// end of a program's output, and the line of a kernel panic on a console. Both are foreign text,
-// and are made safe to print.
-//
-// It starts and ends nothing, and keeps no logs (supervisor). The drivers call it.
-package lastwords
+package vmm
 
 import (
 	"bytes"
@@ -51,6 +46,17 @@ func (t *Tail) String() string {
 		lines[i] = Escape(strings.TrimRight(l, "\r"))
 	}
 	return strings.Join(lines, "\n")
+}
+
+// LastLine returns the last line of what String returned.
+func LastLine(words string) string { return words[strings.LastIndexByte(words, '\n')+1:] }
+
+// Clip shortens a text to n bytes and says so.
+func Clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
 }
 
 // Escape makes foreign text safe to print: control characters become \xNN.

@@ -1,0 +1,194 @@
+package vmm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+func TestProbeWatchAcrossWrites(t *testing.T) {
+	lives := 0
+	w := NewProbeWatch(func() { lives++ })
+	for _, c := range []byte("noise " + probeMark + " more " + probeMark) {
+		_, _ = w.Write([]byte{c})
+	}
+	select {
+	case <-w.Seen:
+	default:
+		t.Error("the mark was not seen")
+	}
+	if lives == 0 {
+		t.Error("no sign of life was reported")
+	}
+}
+
+// oneWord is a machine that says something on its console and ends.
+type oneWord struct{ driver.VM }
+
+func (oneWord) Kill() error { return nil }
+func (oneWord) Wait() error { return nil }
+
+// A trial is made once, is believed for what it was made with, and is not believed to be made when
+// there was nothing to boot.
+func TestProbeRemembers(t *testing.T) {
+	m := Memory[Trial]{Dir: t.TempDir(), Name: "x"}
+	boots, says := 0, probeMark
+	var untried error
+	try := func(how string) (string, error) {
+		known := m.Load()
+		return Probe{
+			Binary: Stamp{Path: "/x", Size: 1}, How: how, Known: &known, Keep: func(t Trial) { m.Change(func(to *Trial) { *to = t }) },
+			Assets: func(context.Context) (ProbeAssets, error) { return ProbeAssets{}, untried },
+			Launch: func(_ context.Context, _ machine.Boot, out driver.Output, words []string) (driver.VM, error) {
+				boots++
+				_, _ = fmt.Fprintln(out.Console, says, words)
+				return oneWord{}, nil
+			},
+		}.Try(t.Context())
+	}
+	for _, tt := range []struct {
+		how, says    string
+		untried      error
+		reason       string
+		boots        int
+		wantsUntried bool
+	}{
+		{"kvm", probeMark, io.EOF, "", 0, true},
+		{"kvm", probeMark, nil, "", 1, false},
+		{"kvm", "", nil, "", 1, false},
+		{"hvf", "", nil, "it ended without a word", 2, false},
+		{"hvf", probeMark, nil, "it ended without a word", 2, false},
+	} {
+		says, untried = tt.says, tt.untried
+		reason, err := try(tt.how)
+		if _, ok := errors.AsType[*UntriedError](err); ok != tt.wantsUntried || !ok && err != nil || reason != tt.reason || boots != tt.boots {
+			t.Errorf("%+v: %q, %v after %d boots", tt, reason, err, boots)
+		}
+	}
+}
+
+func TestMemoryOfRubbish(t *testing.T) {
+	m := Memory[Trial]{Dir: t.TempDir(), Name: "x"}
+	for _, data := range []string{"", "{", `{"how":3}`, strings.Repeat(" ", maxMemory) + `{"how":"x"}`} {
+		if err := os.WriteFile(m.path(), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.Load(); got != (Trial{}) {
+			t.Errorf("%.20q: %+v", data, got)
+		}
+	}
+	m.Change(func(t *Trial) { t.How = "y" })
+	if m.Load().How != "y" {
+		t.Error("nothing was remembered")
+	}
+	if none := (Memory[Trial]{}); none.Load() != (Trial{}) {
+		t.Error("a memory without a place remembers")
+	}
+}
+
+func TestCompareVersions(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{{"1.8.0", "1.13.1", -1}, {"1.8", "1.8.0", 0}, {"6.1.0-56-cloud-amd64", "6.17", -1}, {"6.17.0-rc1", "6.17", 0}, {"6.18", "6.17", 1}, {"", "1", -1}, {"99999999999999999999", "1", 1}} {
+		if got := CompareVersions(tt.a, tt.b); got != tt.want {
+			t.Errorf("%q, %q: %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+	}
+}
+
+func TestCheckBoot(t *testing.T) {
+	for code, change := range map[string]func(*machine.Boot){
+		"":                    func(*machine.Boot) {},
+		"input.range":         func(b *machine.Boot) { b.CPUs = 9 },
+		"name.invalid":        func(b *machine.Boot) { b.Name = "-x" },
+		"boot.kernel_missing": func(b *machine.Boot) { b.Kernel = machine.Kernel{} },
+		"boot.initrd_missing": func(b *machine.Boot) { b.Initrd = "" },
+		"boot.disk_twice":     func(b *machine.Boot) { b.Disks = append(b.Disks, b.Disks[0]) },
+	} {
+		b := machine.Boot{Name: "x", CPUs: 8, MemoryBytes: 256 << 20, Kernel: machine.Kernel{BzImage: "/k"}, Initrd: "/i", Disks: []machine.Disk{{Role: "root"}}}
+		change(&b)
+		if err := CheckBoot(b, 8, ""); machine.CodeOf(err) != code {
+			t.Errorf("%v, want %q", err, code)
+		}
+		for _, role := range []machine.Role{"", "Root", "a/b", "a_b", "a,b", "longer-than-a-serial"} {
+			b.Disks = []machine.Disk{{Role: role}}
+			if err := CheckBoot(b, 8, ""); code == "" && machine.CodeOf(err) != "boot.disk_role" {
+				t.Errorf("role %q: %v", role, err)
+			}
+		}
+	}
+}
+
+func TestOpenDiskRefuses(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	err := errors.Join(os.WriteFile(at("disk"), nil, 0o600), os.WriteFile(at("two"), nil, 0o600), os.Link(at("two"), at("names")),
+		os.Symlink(at("disk"), at("link")), unix.Mkfifo(at("fifo"), 0o600), os.Mkdir(at("dir"), 0o700))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		readOnly bool
+		code     string
+	}{
+		{"disk", false, ""},
+		{"two", true, ""},
+		{"two", false, "disk.changed"},
+		{"link", true, "disk.changed"},
+		{"fifo", true, "disk.changed"},
+		{"dir", true, "disk.changed"},
+		{"none", true, "disk.missing"},
+		{"disk/x", true, "disk.unusable"},
+	} {
+		f, err := OpenDisk(machine.Disk{Role: machine.RoleUpper, Path: at(tt.name), ReadOnly: tt.readOnly})
+		if err == nil {
+			_ = f.Close()
+		}
+		if machine.CodeOf(err) != tt.code {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.code)
+		}
+	}
+	for _, name := range []string{"fifo", "dir", "none"} {
+		if _, err := OpenBootFile(at(name)); machine.CodeOf(err) != "boot.kernel_invalid" {
+			t.Errorf("%s as a kernel: %v", name, err)
+		}
+	}
+}
+
+func TestChildEnds(t *testing.T) {
+	for _, tt := range []struct {
+		script, end string
+		well        bool
+	}{
+		{"exit 0", "ended with exit code 0", true},
+		{"exit 3", "ended with exit code 3", false},
+		{"kill -9 $$", "was killed by signal 9 (killed)", false},
+	} {
+		c, err := Command{Name: "X", Argv: []string{"/bin/sh", "-c", tt.script}}.Start()
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-c.Exited
+		if c.End() != tt.end || c.Well() != tt.well || !c.Ended() {
+			t.Errorf("%s: %q, well %v", tt.script, c.End(), c.Well())
+		}
+		if err := c.Kill(); err != nil {
+			t.Errorf("Kill after the end: %v", err)
+		}
+	}
+	if _, err := (Command{Name: "X", Argv: []string{"/none/such"}, Remedy: "get it"}).Start(); machine.CodeOf(err) != "backend.missing" {
+		t.Errorf("a program that is not there: %v", err)
+	}
+}
