@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -52,7 +53,7 @@ func KernelCommandLine(limit int, words []string, more ...string) (string, error
 			return "", machine.Usagef("input.cmdline", "remove spaces, quotes and control characters", "%q is not a kernel parameter", Clip(w, 80))
 		}
 	}
-	line := strings.Join(append(words[:len(words):len(words)], more...), " ")
+	line := strings.Join(slices.Concat(words, more), " ")
 	if len(line) >= limit {
 		return "", machine.Usagef("input.cmdline", "use fewer or shorter parameters", "a kernel command line of %d bytes is longer than %d", len(line), limit-1)
 	}

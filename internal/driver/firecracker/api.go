@@ -167,10 +167,3 @@ func (a *api) failed(ctx, limited context.Context, r request, err error) error {
 func broken(r request, err error) error {
 	return machine.Errorf("vmm.api", "report it, with the VMM's log", "Firecracker broke its API at %s %s: %w", r.Method, r.Path, err)
 }
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "…"
-	}
-	return s
-}
