@@ -53,7 +53,7 @@ func (e *Engine) choose(ctx context.Context, want, require string, needs []drive
 		}
 		if isolationRank(caps.Isolation) < isolationRank(driver.Isolation(require)) {
 			problems = append(problems, fmt.Sprintf("%s isolates only at level %q", d.Name(), caps.Isolation))
-			problems = append(problems, caps.Notes...)
+			problems = append(problems, named(d, caps.Notes)...)
 			continue
 		}
 		if lacks := lacking(caps, needs); want == "" && lacks != "" {
@@ -61,7 +61,7 @@ func (e *Engine) choose(ctx context.Context, want, require string, needs []drive
 			continue
 		}
 		if want == "" && caps.Isolation == driver.IsolationEmulated {
-			problems = append(problems, caps.Notes...)
+			problems = append(problems, named(d, caps.Notes)...)
 			if slow == nil {
 				slow, slowCaps = d, caps
 			}
@@ -79,6 +79,15 @@ func (e *Engine) choose(ctx context.Context, want, require string, needs []drive
 			"no backend of this host isolates at level %q: %s", require, strings.Join(problems, "; "))
 	}
 	return nil, driver.Capabilities{}, machine.Errorf("backend.none", "`mvmctl doctor` says what to install", "no backend can run machines on this host: %s", strings.Join(problems, "; "))
+}
+
+// named puts a backend's name before its notes, where they are not about the one that is used.
+func named(d driver.Driver, notes []string) []string {
+	var out []string
+	for _, n := range notes {
+		out = append(out, d.Name()+": "+n)
+	}
+	return out
 }
 
 // withRemedy is an error in one line with what to do about it.

@@ -38,7 +38,7 @@ func (d *Driver) findBinary(ctx context.Context) (binary, error) {
 	if err != nil {
 		remedy := installRemedy
 		if d.opts.InstallDir != "" {
-			remedy = "run `mvmctl doctor --fix`, which fetches it; or " + remedy
+			remedy = "run `mvmctl doctor --fix`, which fetches it; MVM_FIRECRACKER names one of your own"
 		}
 		return binary{}, d.blameSetting(vmm.Missing(cmp.Or(d.opts.Binary, "firecracker"), remedy, err))
 	}
