@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -48,6 +49,32 @@ func TestThereAndBack(t *testing.T) {
 	e := imageOf(t, func(w *disk.Writer) (Stats, error) { return FromExt4(t.Context(), w, b.fs, Options{}) })
 	if !bytes.Equal(b.bytes(t), e.bytes(t)) {
 		t.Error("copied as ext4 it is another image")
+	}
+}
+
+// A hard link says again what its file is: Docker gives the file what the last of its names says.
+func TestToTarRepeatsWhatALinkedFileIs(t *testing.T) {
+	own := func(h *tar.Header) {
+		h.Mode, h.Uid, h.Gid = 0o4751, 7, 8
+		h.PAXRecords = map[string]string{"SCHILY.xattr.user.k": "v"}
+	}
+	a := apply(t, pack(t, file("a", "1").with(own), hardlink("b", "a")))
+	tr := tar.NewReader(bytes.NewReader(toTar(t, a)))
+	for seen := 0; ; seen++ {
+		h, err := tr.Next()
+		if err != nil {
+			if seen != 2 {
+				t.Errorf("%d entries, then %v", seen, err)
+			}
+			return
+		}
+		if h.Name == "./" {
+			seen--
+			continue
+		}
+		if h.Mode != 0o4751 || h.Uid != 7 || h.Gid != 8 || !h.ModTime.Equal(testTime) || h.PAXRecords["SCHILY.xattr.user.k"] != "v" {
+			t.Errorf("%+v", h)
+		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/mvmctl/mvmctl/internal/disk"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -87,10 +86,9 @@ func tarHeader(e disk.Entry) (*tar.Header, error) {
 	case disk.TypeSymlink:
 		h.Typeflag, h.Linkname = tar.TypeSymlink, e.Target
 	case disk.TypeHardlink:
-		return &tar.Header{
-			Name: e.Path, Linkname: e.Target, Typeflag: tar.TypeLink, Format: tar.FormatPAX,
-			ModTime: time.Unix(0, 0),
-		}, nil
+		// It repeats the file's mode, owner and attributes: Docker gives what it unpacks those of
+		// its last name.
+		h.Typeflag, h.Linkname = tar.TypeLink, e.Target
 	case disk.TypeChar:
 		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, int64(e.Major), int64(e.Minor)
 	case disk.TypeBlock:
