@@ -123,7 +123,7 @@ started with --rm is removed.`,
 	cmd.Flags().StringVarP(&grace, "time", "t", "10s", "`DURATION` that the guest's services may take")
 	cmd.Flags().StringVar(&grace, "grace", "10s", "`DURATION`, the same as --time")
 	_ = cmd.Flags().MarkHidden("grace")
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "end the machine at once, without asking the guest")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "end the machine at once, without asking its programs")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		d, err := parseGrace(grace)
 		if err != nil {

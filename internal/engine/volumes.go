@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -27,7 +26,7 @@ func (e *Engine) attachVolumes(ctx context.Context, rec machine.Record) ([]machi
 	var disks []machine.Disk
 	var mounts []agentproto.Mount
 	for i, v := range rec.Spec.Volumes {
-		d := machine.Disk{Role: machine.Role(fmt.Sprintf("volume%d", i)), ReadOnly: v.ReadOnly}
+		d := machine.Disk{Role: machine.RoleOfVolume(i), ReadOnly: v.ReadOnly}
 		m := agentproto.Mount{Serial: d.Serial(), Path: v.Target, ReadOnly: v.ReadOnly}
 		var err error
 		switch v.Kind {

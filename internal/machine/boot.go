@@ -1,6 +1,10 @@
 package machine
 
-import "time"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Boot is a Spec with every question answered: paths exist, addresses are chosen. It is plain
 // JSON. The engine makes it, the supervisor and the driver only read it; a driver never looks
@@ -55,6 +59,14 @@ type Disk struct {
 	// it is not known.
 	ID string `json:"id,omitempty"`
 }
+
+// IsVolume reports whether a disk is one that a volume of the machine's settings asks for.
+func (r Role) IsVolume() bool { return strings.HasPrefix(string(r), roleVolume) }
+
+// RoleOfVolume returns the role of the i-th volume's disk.
+func RoleOfVolume(i int) Role { return Role(roleVolume + strconv.Itoa(i)) }
+
+const roleVolume = "volume"
 
 // Serial returns the virtio serial under which the guest finds the disk (≤ 20 bytes).
 func (d Disk) Serial() string { return "mvm-" + string(d.Role) }

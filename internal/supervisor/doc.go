@@ -61,6 +61,7 @@ const (
 	powerOffTime   = 15 * time.Second // from the agent's last word to the VMM's end
 	slowFactor     = 4                // for emulated guests
 	minAnswerTime  = 5 * time.Second  // for the agent's answer to a stop request, whatever its grace
+	flushTime      = 5 * time.Second  // for a guest that is killed to write to its volumes
 	powerKeyTime   = 3 * time.Second  // after the power button
 	drainLogs      = 3 * time.Second  // for the guest's last log lines
 	drainMain      = time.Minute      // for an attached command's output after it ended

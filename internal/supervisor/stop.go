@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/agentclient"
@@ -32,11 +33,42 @@ func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest
 		}
 		s.update(func(st *machine.Status) { st.Reason = "killed: it did not stop in time" })
 	}
+	if up := !s.Status().Ready.IsZero(); up && req.Force && s.flush(gone) {
+		return nil
+	}
 	if err := vm.Kill(); err != nil {
 		return fmt.Errorf("killing the VMM: %w", err)
 	}
 	s.ended(<-gone)
 	return nil
+}
+
+// flush gives a guest that is to be killed a moment to write to its volumes, which outlive it,
+// what it still holds in memory, and reports whether the VMM has ended of it. A guest without
+// volumes has nothing to lose that stays.
+func (s *supervisor) flush(gone chan error) bool {
+	outlives := func(d machine.Disk) bool { return d.Role.IsVolume() && !d.ReadOnly }
+	if !slices.ContainsFunc(s.opts.Request.Boot.Disks, outlives) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+	defer cancel()
+	agreed := make(chan error, 1)
+	go func() { agreed <- s.guest.shutdown(ctx, time.Millisecond) }()
+	for {
+		select {
+		case err := <-gone:
+			s.ended(err)
+			return true
+		case err := <-agreed:
+			if err != nil {
+				s.opts.Log.Warn("asking the guest to write to its volumes", "error", err)
+				return false
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // askGuest has the agent shut the guest down, and reports whether the VMM has ended of it. An

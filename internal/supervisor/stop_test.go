@@ -62,8 +62,13 @@ func silent(r *http.Request) (*http.Response, error) {
 // stopWith stops a running machine whose agent is a, and returns how long that took.
 func stopWith(t *testing.T, vm *stubVM, slow bool, grace time.Duration, a ...agent) (time.Duration, machine.Status) {
 	t.Helper()
+	return stopThis(t, vm, Request{Slow: slow}, control.StopRequest{GraceMS: grace.Milliseconds()}, a...)
+}
+
+func stopThis(t *testing.T, vm *stubVM, what Request, req control.StopRequest, a ...agent) (time.Duration, machine.Status) {
+	t.Helper()
 	s := &supervisor{killNow: make(chan struct{}), opts: Options{
-		Request: Request{Slow: slow}, Log: slog.New(slog.DiscardHandler), SaveStatus: func(machine.Status) error { return nil },
+		Request: what, Log: slog.New(slog.DiscardHandler), SaveStatus: func(machine.Status) error { return nil },
 	}}
 	s.status.Ready = time.Now()
 	s.guest = newGuest(s.opts, vm, io.Discard, nil)
@@ -75,10 +80,43 @@ func stopWith(t *testing.T, vm *stubVM, slow bool, grace time.Duration, a ...age
 		}
 	}()
 	began := time.Now()
-	if err := s.stop(vm, vm.gone, control.StopRequest{GraceMS: grace.Milliseconds()}); err != nil {
+	if req.Force {
+		s.Stop(req)
+	}
+	if err := s.stop(vm, vm.gone, req); err != nil {
 		t.Errorf("stop: %v", err)
 	}
 	return time.Since(began), s.Status()
+}
+
+// A forced stop is immediate, but what outlives the machine is written first.
+func TestForcedStop(t *testing.T) {
+	quick := func(vm *stubVM) agent {
+		return func(*http.Request) (*http.Response, error) { vm.gone <- nil; return accepted(), nil }
+	}
+	volume := []machine.Disk{{Role: machine.RoleRoot, ReadOnly: true}, {Role: machine.RoleUpper}, {Role: machine.RoleOfVolume(0)}}
+	readOnly := []machine.Disk{{Role: machine.RoleOfVolume(0), ReadOnly: true}}
+	for name, tt := range map[string]struct {
+		disks  []machine.Disk
+		agent  func(vm *stubVM) agent
+		killed bool
+		took   time.Duration
+	}{
+		"nothing outlives it":          {nil, quick, true, 0},
+		"only what it reads":           {readOnly, quick, true, 0},
+		"a volume":                     {volume, quick, false, 0},
+		"a guest that does not answer": {volume, func(*stubVM) agent { return silent }, true, flushTime},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				vm := &stubVM{gone: make(chan error, 1)}
+				took, _ := stopThis(t, vm, Request{Boot: machine.Boot{Disks: tt.disks}}, control.StopRequest{Force: true}, tt.agent(vm))
+				if vm.killed != tt.killed || took != tt.took {
+					t.Errorf("killed %v after %v, want %v after %v", vm.killed, took, tt.killed, tt.took)
+				}
+			})
+		})
+	}
 }
 
 func TestStopKeepsItsTime(t *testing.T) {
