@@ -76,3 +76,7 @@ cross: build
 # stripped, reproducible binaries for every platform in dist/
 release-build:
     @scripts/release-build.sh
+
+# run the conformance suite on every backend of this host, and write docs/backends.md
+backends:
+    go test -json -p 1 -count 1 -timeout 40m -run Conformance ./internal/driver/... | go run ./scripts/backends docs/backends.md

@@ -47,10 +47,28 @@ func Run(t *testing.T, h Harness) {
 	s := &suite{Harness: h}
 	s.assets = makeAssets(t)
 	s.prepare(t)
-	tests := []struct {
-		name string
-		run  func(*suite, *testing.T)
-	}{
+	for _, tt := range conformance() {
+		t.Run(tt.name, func(t *testing.T) { tt.run(s, t) })
+	}
+}
+
+// test is one test of the suite.
+type test struct {
+	name string
+	run  func(*suite, *testing.T)
+}
+
+// Names returns the names of the suite's tests, in order.
+func Names() []string {
+	var out []string
+	for _, t := range conformance() {
+		out = append(out, t.name)
+	}
+	return out
+}
+
+func conformance() []test {
+	return []test{
 		{"life", testLife},
 		{"exec", testExec},
 		{"kill at once", testKillAtOnce},
@@ -73,9 +91,6 @@ func Run(t *testing.T, h Harness) {
 		{"supervisor killed", testSupervisorKilled},
 		{"unprivileged", testUnprivileged},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { tt.run(s, t) })
-	}
 }
 
 // prepare makes the driver and, when it boots a kernel, what it boots.
@@ -86,7 +101,7 @@ func (s *suite) prepare(t *testing.T) {
 	if err != nil {
 		t.Skipf("driver %s cannot run here: %v", s.driver.Name(), err)
 	}
-	t.Logf("%s %s, accelerator %q, isolation %s, transport %s, notes %q", s.driver.Name(), caps.Version, caps.Accelerator, caps.Isolation, caps.Transport, caps.Notes)
+	t.Log(Facts{Driver: s.driver.Name(), Capabilities: caps}.line())
 	s.caps = caps
 	if caps.NeedsKernel {
 		s.assets.addKernel(t)
