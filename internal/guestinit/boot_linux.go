@@ -42,8 +42,7 @@ func Boot(ctx context.Context, o Options) (*System, error) {
 	opts := parseCmdline(string(line))
 	s.reset, s.Slow = opts.reset || !canPowerOff(), opts.slow || !accelerated()
 	if opts.probe {
-		fmt.Fprintln(o.Log, ProbeLine)
-		return s, ErrProbe
+		return s, s.answerProbe(ctx)
 	}
 	if err := raiseLimits(); err != nil {
 		s.logf("%v", err)
@@ -90,6 +89,24 @@ func Boot(ctx context.Context, o Options) (*System, error) {
 	return s, nil
 }
 
+// answerProbe prints ProbeLine, where that can be seen.
+func (s *System) answerProbe(ctx context.Context) error {
+	if !s.console.adopt() {
+		events, err := listenUevents()
+		if err != nil {
+			return err
+		}
+		defer events.close()
+		_, loaded := loadModules(s.log)
+		<-loaded
+		if _, err := events.wait(ctx, driveTimeout, s.console.adopt, func() bool { return false }); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(s.log, ProbeLine)
+	return ErrProbe
+}
+
 // Finish does what the channel need not wait for but a process does: terminals, host name,
 // users, loopback. What goes wrong is reported and not fatal: a guest without a host name is
 // better than none.
@@ -127,6 +144,7 @@ type step struct {
 
 // mark notes that a phase has ended.
 func (s *System) mark(phase string) {
+	s.console.adopt() // between any two phases it may have come
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
 		return

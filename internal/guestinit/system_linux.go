@@ -34,6 +34,7 @@ type System struct {
 	Slow   bool // the processor is emulated: deadlines should be generous
 
 	log     io.Writer
+	console lateConsole
 	ending  <-chan os.Signal // asks for the machine's end
 	uevents *uevents
 	secrets string   // block device of the secrets drive, "" without one

@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -18,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver/drivertest"
 )
 
 // The double stands in for Firecracker where there is none. It is this test binary under the name
@@ -49,8 +49,8 @@ type double struct {
 	bodies map[string]map[string]any // what was configured, by path
 	drives []map[string]any          // in attach order
 	vsock  net.Listener
-	qemu   *guestVM // once started
-	ended  chan int // exit code
+	qemu   *drivertest.StandIn // once started
+	ended  chan int            // exit code
 }
 
 func runDouble(args []string, root string) int {
@@ -125,7 +125,7 @@ func (d *double) handle(r *http.Request, starts chan chan error) error {
 			starts <- answer
 			return <-answer
 		case action == "SendCtrlAltDel" && running:
-			return d.qemu.command("send-key", `{"keys":[{"type":"qcode","data":"ctrl"},{"type":"qcode","data":"alt"},{"type":"qcode","data":"delete"}]}`)
+			return d.qemu.Command("send-key", `{"keys":[{"type":"qcode","data":"ctrl"},{"type":"qcode","data":"alt"},{"type":"qcode","data":"delete"}]}`)
 		case running:
 			return errors.New("the requested operation is not supported after starting the microVM")
 		}
@@ -187,213 +187,74 @@ func (d *double) start() error {
 	if d.bodies["/boot-source"] == nil {
 		return errors.New("cannot start microvm without kernel configuration")
 	}
-	q, err := startGuest(d)
+	q, err := guestOf(d)
+	if err == nil {
+		err = q.Start()
+	}
 	if err != nil {
 		return err
 	}
 	d.qemu = q
 	if d.vsock != nil {
-		go q.serveVsock(d.vsock)
+		go serveVsock(d.vsock, q)
 	}
-	go func() { d.ended <- q.wait() }()
+	go func() {
+		if err := q.Wait(); err != nil {
+			fmt.Fprintln(os.Stderr, "double: QEMU:", err)
+			d.ended <- 148
+			return
+		}
+		d.ended <- 0
+	}()
 	return nil
 }
 
-// guestVM is the QEMU behind the double.
-type guestVM struct {
-	cmd     *exec.Cmd
-	qmp     net.Conn
-	channel string // abstract socket of the agent's serial port
-
-	mu       sync.Mutex
-	open     bool // the guest has the port open
-	current  net.Conn
-	detached time.Time
-}
-
-// startGuest starts QEMU with what was configured.
-func startGuest(d *double) (*guestVM, error) {
-	q := &guestVM{channel: "mvm-double-" + d.id}
-	args, err := guestArgs(d, q.channel)
-	if err != nil {
-		return nil, err
-	}
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "qmp"), os.NewFile(uintptr(fds[1]), "qmp")
-	defer theirs.Close()
-	defer ours.Close()
-	if q.qmp, err = net.FileConn(ours); err != nil {
-		return nil, err
-	}
-	q.cmd = exec.Command("qemu-system-x86_64", args...)
-	q.cmd.Stdout, q.cmd.Stderr = os.Stdout, os.Stderr
-	q.cmd.ExtraFiles = []*os.File{theirs}
-	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := q.cmd.Start(); err != nil {
-		return nil, err
-	}
-	ready := make(chan bool, 1)
-	go q.readQMP(ready)
-	if err := q.command("qmp_capabilities", "{}"); err != nil {
-		return nil, err
-	}
-	// QEMU answers when it has opened everything, as Firecracker has by now.
-	if !<-ready {
-		_ = q.cmd.Wait()
-		return nil, errors.New("QEMU does not start the machine")
-	}
-	return q, nil
-}
-
-func guestArgs(d *double, channel string) ([]string, error) {
+// guestOf is the guest that was configured.
+func guestOf(d *double) (*drivertest.StandIn, error) {
 	boot, config := d.bodies["/boot-source"], d.bodies["/machine-config"]
 	if config == nil {
 		config = map[string]any{"vcpu_count": 1.0, "mem_size_mib": 128.0} // Firecracker's defaults
 	}
-	args := []string{
-		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
-		"-M", "q35,usb=off,vmport=off", "-accel", "tcg,tb-size=128", "-cpu", "max,aes=off,la57=off",
-		"-smp", fmt.Sprint(config["vcpu_count"]), "-m", fmt.Sprint(config["mem_size_mib"]),
-		"-kernel", d.root + boot["kernel_image_path"].(string), "-initrd", d.root + boot["initrd_path"].(string),
-		"-append", boot["boot_args"].(string) + " cryptomgr.notests",
-		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control",
-		"-device", "virtio-serial-pci,id=serial,max_ports=2",
-		"-chardev", "socket,id=agent,abstract=on,server=on,wait=off,path=" + channel,
-		"-device", "virtserialport,bus=serial.0,nr=1,id=agentport,chardev=agent,name=mvm.agent",
+	q := &drivertest.StandIn{
+		ID: d.id, CPUs: fmt.Sprint(config["vcpu_count"]), MiB: fmt.Sprint(config["mem_size_mib"]),
+		Kernel: d.root + boot["kernel_image_path"].(string), Initrd: d.root + boot["initrd_path"].(string), Cmdline: boot["boot_args"].(string),
+		RNG: d.bodies["/entropy"] != nil, Balloon: d.bodies["/balloon"] != nil, Console: os.Stdout, VMM: os.Stderr,
 	}
-	if d.bodies["/entropy"] != nil {
-		args = append(args, "-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng")
-	}
-	if d.bodies["/balloon"] != nil {
-		args = append(args, "-device", "virtio-balloon-pci")
-	}
-	for i, drive := range d.drives {
+	for _, drive := range d.drives {
 		path := d.root + drive["path_on_host"].(string)
 		var st syscall.Stat_t
 		if err := syscall.Stat(path, &st); err != nil {
 			return nil, err
 		}
 		serial := fmt.Sprintf("%d%d%d", st.Dev, st.Rdev, st.Ino) // as Firecracker makes it up
-		ro := "off"
-		if drive["is_read_only"] == true {
-			ro = "on"
-		}
-		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=d%d,format=raw,readonly=%s,file=%s", i, ro, strings.ReplaceAll(path, ",", ",,")),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=d%d,serial=%s", i, serial[:min(20, len(serial))]))
+		q.Disks = append(q.Disks, drivertest.StandInDisk{Path: path, Serial: serial[:min(20, len(serial))], ReadOnly: drive["is_read_only"] == true})
 	}
-	return args, nil
-}
-
-func (q *guestVM) command(name, arguments string) error {
-	_, err := fmt.Fprintf(q.qmp, `{"execute":%q,"arguments":%s}`+"\n", name, arguments)
-	return err
-}
-
-// readQMP follows what the guest does with the port. ready hears of the first answer, or of the
-// end.
-func (q *guestVM) readQMP(ready chan<- bool) {
-	sc := bufio.NewScanner(q.qmp)
-	for sc.Scan() {
-		if bytes.HasPrefix(sc.Bytes(), []byte(`{"return"`)) {
-			select {
-			case ready <- true:
-			default:
-			}
-		}
-		if !bytes.Contains(sc.Bytes(), []byte("VSERPORT_CHANGE")) {
-			continue
-		}
-		q.mu.Lock()
-		q.open = bytes.Contains(sc.Bytes(), []byte(`"open": true`))
-		if q.current != nil {
-			_ = q.current.Close()
-		}
-		q.mu.Unlock()
-	}
-	close(ready)
-}
-
-func (q *guestVM) wait() int {
-	if err := q.cmd.Wait(); err != nil {
-		fmt.Fprintln(os.Stderr, "double: QEMU:", err)
-		return 148
-	}
-	return 0
+	return q, nil
 }
 
 // serveVsock keeps to the host's side of docs/vsock.md of Firecracker: a line "CONNECT <port>\n",
-// answered by "OK <port>\n", or the end when the guest refuses. There is one byte pipe behind it,
-// so a new connection ends the one before.
-func (q *guestVM) serveVsock(ln net.Listener) {
+// answered by "OK <port>\n", or the end when the guest refuses.
+func serveVsock(ln net.Listener, q *drivertest.StandIn) {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
 			return
 		}
-		q.bridge(c)
+		if firstLine(c) != "CONNECT 52\n" {
+			_ = c.Close()
+			continue
+		}
+		q.Bridge(c, "OK 1073741824\n")
 	}
 }
 
-func (q *guestVM) bridge(c net.Conn) {
+// firstLine reads a short line and nothing after it.
+func firstLine(r io.Reader) string {
 	var line []byte
 	for one := make([]byte, 1); len(line) < 32 && !bytes.HasSuffix(line, []byte("\n")); line = append(line, one[0]) {
-		if _, err := io.ReadFull(c, one); err != nil {
-			_ = c.Close()
-			return
+		if _, err := io.ReadFull(r, one); err != nil {
+			return ""
 		}
 	}
-	q.mu.Lock()
-	open, old, pause := q.open, q.current, time.Duration(0)
-	q.mu.Unlock()
-	if string(line) != "CONNECT 52\n" || !open {
-		_ = c.Close()
-		return
-	}
-	if old != nil {
-		_ = old.Close()
-	}
-	q.mu.Lock()
-	// The guest has no way to say that it has seen the end of the connection before.
-	pause = 100*time.Millisecond - time.Since(q.detached)
-	q.mu.Unlock()
-	<-time.After(pause)
-	g, err := net.Dial("unix", "@"+q.channel)
-	if err != nil {
-		_ = c.Close()
-		return
-	}
-	both := &pairConn{Conn: c, other: g, over: func() {
-		q.mu.Lock()
-		q.detached = time.Now()
-		q.mu.Unlock()
-	}}
-	q.mu.Lock()
-	q.current = both
-	q.mu.Unlock()
-	if _, err := io.WriteString(c, "OK 1073741824\n"); err != nil {
-		_ = both.Close()
-	}
-	go func() { _, _ = io.Copy(g, c); _ = both.Close() }()
-	go func() { _, _ = io.Copy(c, g); _ = both.Close() }()
-}
-
-// pairConn closes both sides of a bridge, once.
-type pairConn struct {
-	net.Conn
-	other net.Conn
-	once  sync.Once
-	over  func()
-}
-
-func (p *pairConn) Close() error {
-	p.once.Do(func() {
-		_, _ = p.Conn.Close(), p.other.Close()
-		p.over()
-	})
-	return nil
+	return string(line)
 }

@@ -1,0 +1,256 @@
+package vz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
+)
+
+// drainTimeout bounds how long the last output of a vfkit that has ended is waited for.
+const drainTimeout = 2 * time.Second
+
+// panicTime is what a guest's kernel has to say more of its panic before the machine is ended.
+const panicTime = 500 * time.Millisecond
+
+// vm implements driver.VM.
+type vm struct {
+	log     *slog.Logger
+	sockets sockets
+	child   *vmm.Child
+	api     *api
+
+	output  *os.File // what vfkit prints
+	console *os.File // the guest's terminal
+
+	out   driver.Output
+	words vmm.Tail       // end of what vfkit printed
+	watch vmm.PanicWatch // what the console says of a panic
+
+	copying sync.WaitGroup // the readers of console and output
+
+	mu       sync.Mutex
+	killed   bool
+	ending   bool // vfkit has ended
+	panicked bool // the guest's kernel did, and the machine is ended for it
+	heard    bool // the guest listens
+
+	done chan struct{} // closed when all is gone
+	err  error         // valid once done is closed
+}
+
+var (
+	_ driver.VM           = (*vm)(nil)
+	_ driver.ProcessOwner = (*vm)(nil)
+)
+
+func newVM(s sockets, out driver.Output, log *slog.Logger) *vm {
+	if out.Console == nil {
+		out.Console = io.Discard
+	}
+	if out.VMM == nil {
+		out.VMM = io.Discard
+	}
+	v := &vm{log: log, sockets: s, out: out, done: make(chan struct{})}
+	v.api = newAPI(v.dialAPI)
+	return v
+}
+
+// start starts vfkit, the reader of its output and the one who waits for its end.
+func (v *vm) start(path string, args []string) error {
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("making a pipe: %w", err)
+	}
+	defer func() { _ = theirs.Close() }() // or its reader would never see the end
+	v.child, err = vmm.Command{
+		Name: "vfkit", Argv: append([]string{path}, args...), Stdout: theirs, Stderr: theirs, Remedy: install,
+	}.Start()
+	if err != nil {
+		_ = ours.Close()
+		return err
+	}
+	v.output = ours
+	v.copying.Go(func() { vmm.CopyAll(io.MultiWriter(&v.words, v.out.VMM), v.output) })
+	go v.reap()
+	return nil
+}
+
+// readConsole starts the reader of the guest's terminal.
+func (v *vm) readConsole(f *os.File) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ending {
+		return errors.Join(vmm.ErrEnded, f.Close())
+	}
+	v.console = f
+	v.copying.Go(func() { vmm.CopyAll(v.guestConsole(), f) })
+	return nil
+}
+
+// guestConsole takes what the guest prints. A guest whose kernel has panicked stands still
+// (kernelWords), so the machine is ended for it.
+func (v *vm) guestConsole() io.Writer {
+	return writerFunc(func(p []byte) (int, error) {
+		_, _ = v.watch.Write(p)
+		if v.watch.Text() != "" {
+			v.endPanicked()
+		}
+		return v.out.Console.Write(p)
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+// Write implements io.Writer.
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func (v *vm) endPanicked() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.panicked {
+		return
+	}
+	v.panicked = true
+	time.AfterFunc(panicTime, func() { _ = v.child.Kill() })
+}
+
+// reap waits for the end, collects what was said last, and clears up.
+func (v *vm) reap() {
+	<-v.child.Exited
+	v.mu.Lock()
+	v.ending = true
+	console := v.console
+	v.mu.Unlock()
+	drained := make(chan struct{})
+	go func() {
+		v.copying.Wait()
+		close(drained)
+	}()
+	timer := time.NewTimer(drainTimeout)
+	select {
+	case <-drained:
+	case <-timer.C:
+	}
+	timer.Stop()
+	_ = v.output.Close()
+	if console != nil {
+		_ = console.Close()
+	}
+	<-drained
+	err := v.verdict()
+	if cerr := v.sockets.remove(); cerr != nil {
+		v.log.Error("clearing up after vfkit", "error", cerr)
+		if err == nil {
+			err = machine.Errorf("state.readonly", "look at the machine's folder", "clearing up after vfkit: %w", cerr)
+		}
+	}
+	v.err = err
+	close(v.done)
+}
+
+// verdict says whether the machine ended as it should.
+func (v *vm) verdict() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.killed:
+		return nil
+	case v.watch.Text() != "":
+		return vmm.PanicError(v.watch.Text())
+	case v.child.Well():
+		return nil
+	}
+	return v.child.DiedError(v.words.String())
+}
+
+// Dial implements driver.VM.
+func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	if port != driver.AgentPort {
+		return nil, driver.ErrNoSuchPort // vfkit connects only the ports that it was started with
+	}
+	var retry vmm.Retry
+	for {
+		conn, err := v.dialOnce(ctx)
+		switch {
+		case err == nil:
+			return conn, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
+		case v.child.Ended():
+			return nil, vmm.ErrEnded
+		case !errors.Is(err, errDeaf) && !vmm.NoSocket(err):
+			return nil, err
+		}
+		switch err := retry.Pause(ctx, v.child.Exited); {
+		case errors.Is(err, vmm.ErrEnded):
+			return nil, err
+		case err != nil:
+			return nil, fmt.Errorf("waiting for the guest: %w", err)
+		}
+	}
+}
+
+func (v *vm) dialOnce(ctx context.Context) (net.Conn, error) {
+	v.mu.Lock()
+	heard := v.heard
+	v.mu.Unlock()
+	var d net.Dialer
+	if !heard {
+		conn, err := d.DialContext(ctx, "unix", v.sockets.agent)
+		if err != nil {
+			return nil, err
+		}
+		if err := awaitGuest(ctx, conn); err != nil {
+			return nil, err
+		}
+		v.mu.Lock()
+		v.heard = true
+		v.mu.Unlock()
+	}
+	return d.DialContext(ctx, "unix", v.sockets.agent)
+}
+
+// Shutdown implements driver.VM. The guest notices only if it has a driver for the button and a
+// program that listens; the agent's channel is the way that works everywhere.
+func (v *vm) Shutdown(ctx context.Context) error {
+	if v.child.Ended() {
+		return nil
+	}
+	err := v.api.stop(ctx)
+	switch refused, ok := errors.AsType[*refusal](err); {
+	case ok:
+		return machine.Errorf("vmm.api", "use `mvmctl kill`", "vfkit cannot press the guest's power button: %w", refused)
+	case err != nil && (v.child.Ended() || errors.Is(err, io.EOF)):
+		return nil // it is ending or has ended
+	}
+	return err
+}
+
+// Kill implements driver.VM. The machine ends with vfkit.
+func (v *vm) Kill() error {
+	v.mu.Lock()
+	if !v.child.Ended() { // else how it ended is settled
+		v.killed = true
+	}
+	v.mu.Unlock()
+	return v.child.Kill()
+}
+
+// Wait implements driver.VM.
+func (v *vm) Wait() error {
+	<-v.done
+	return v.err
+}
+
+// Pid implements driver.ProcessOwner.
+func (v *vm) Pid() int { return v.child.Pid }
