@@ -35,5 +35,5 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 	})
 	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
 	c := docker.New(docker.Options{})
-	return []driver.Driver{fc, q, c, f}, map[string]bool{f.Name(): true}
+	return withApple([]driver.Driver{fc, q, c, f}, p, probe, log), map[string]bool{f.Name(): true}
 }

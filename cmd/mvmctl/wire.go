@@ -39,6 +39,7 @@ func parts(p paths.Paths, log *slog.Logger) engine.Parts {
 		Build: version, Log: log,
 	}
 	e.Drivers, e.Explicit = drivers(p, &e, log)
+	e.Elsewhere = foreign()
 	return e
 }
 

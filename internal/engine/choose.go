@@ -132,6 +132,9 @@ func (e *Engine) candidates(want string) ([]driver.Driver, error) {
 			auto = append(auto, d)
 		}
 	}
+	if system, ok := e.Elsewhere[want]; ok {
+		return nil, machine.Usagef("backend.unknown", "this mvmctl has: "+strings.Join(names, ", "), "the backend %q is for %s", want, system)
+	}
 	if want != "" {
 		return nil, machine.Usagef("backend.unknown", "this mvmctl has: "+strings.Join(names, ", "), "there is no backend %q", want)
 	}

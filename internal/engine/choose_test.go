@@ -17,7 +17,7 @@ func newTestEngine(t *testing.T, drivers ...driver.Driver) *Engine {
 	dir := t.TempDir()
 	return New(Parts{
 		Paths:   paths.Paths{Cache: dir + "/cache", State: dir + "/state", Runtime: dir + "/run"},
-		Drivers: drivers, Explicit: map[string]bool{"double": true}, Log: slog.New(slog.DiscardHandler),
+		Drivers: drivers, Explicit: map[string]bool{"double": true}, Elsewhere: map[string]string{"distant": "another system"}, Log: slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -52,7 +52,7 @@ func TestChoosingABackend(t *testing.T) {
 		want, require string
 		needs         []driver.Feature
 		chosen, code  string
-		note          string
+		note, says    string
 	}{
 		"the first that can":           {drivers: []driver.Driver{absent, emulated}, chosen: "emulated", note: "absent is missing"},
 		"the best comes first":         {drivers: []driver.Driver{jail, emulated}, chosen: "jail"},
@@ -66,6 +66,7 @@ func TestChoosingABackend(t *testing.T) {
 		"the one asked for":            {drivers: []driver.Driver{jail, emulated}, want: "emulated", chosen: "emulated"},
 		"asked for but absent":         {drivers: []driver.Driver{jail, absent}, want: "absent", code: "backend.missing"},
 		"unknown":                      {drivers: []driver.Driver{jail}, want: "nope", code: "backend.unknown"},
+		"of another system":            {drivers: []driver.Driver{jail}, want: "distant", code: "backend.unknown", says: "for another system"},
 		"explicit only is never found": {drivers: []driver.Driver{double, absent}, code: "backend.missing"},
 		"explicit when asked for":      {drivers: []driver.Driver{double}, want: "double", chosen: "double"},
 		"none at all":                  {drivers: []driver.Driver{absent, absent}, code: "backend.none"},
@@ -79,7 +80,7 @@ func TestChoosingABackend(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d, caps, err := newTestEngine(t, tt.drivers...).choose(context.Background(), tt.want, tt.require, tt.needs)
 			if tt.chosen == "" {
-				if err == nil || machine.CodeOf(err) != tt.code {
+				if err == nil || machine.CodeOf(err) != tt.code || !strings.Contains(err.Error(), tt.says) {
 					t.Fatalf("%v, want code %q", err, tt.code)
 				}
 				return

@@ -78,8 +78,9 @@ type Parts struct {
 	Records     Records
 	Locks       Locks
 	Supervisors Supervisors
-	Drivers     []driver.Driver // in order of preference
-	Explicit    map[string]bool // drivers that are used only when they are asked for by name
+	Drivers     []driver.Driver   // in order of preference
+	Explicit    map[string]bool   // drivers that are used only when they are asked for by name
+	Elsewhere   map[string]string // names of drivers that this system does not have, and the system that does
 	KernelStore *kernel.Store
 	ImageStore  *image.Store
 	VolumeStore *volume.Store

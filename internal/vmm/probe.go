@@ -122,8 +122,7 @@ func (p Probe) boot(ctx context.Context, assets ProbeAssets) error {
 	select {
 	case <-console.Seen:
 		_ = v.Kill() // it has shown what there was to see
-		_ = <-ended  //nolint:errcheck // it was killed by us
-		return nil
+		err = <-ended
 	case err = <-ended:
 	}
 	select {

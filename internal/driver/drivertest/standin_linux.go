@@ -3,6 +3,7 @@ package drivertest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ func (q *StandIn) Start() error {
 	if q.qmp, err = net.FileConn(ours); err != nil {
 		return err
 	}
-	q.cmd = exec.Command("qemu-system-x86_64", q.args()...) //nolint:noctx // it lives as long as this process
+	q.cmd = exec.CommandContext(context.Background(), "qemu-system-x86_64", q.args()...) // it lives as long as this process
 	q.cmd.Stdout, q.cmd.Stderr = q.Console, q.VMM
 	q.cmd.ExtraFiles = []*os.File{theirs}
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -68,6 +68,10 @@ func double(args []string) error {
 	if out, q.Console, err = os.Pipe(); err != nil {
 		return err
 	}
+	// QEMU throws away what a console has no room for.
+	if _, err := unix.FcntlInt(out.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
+		return err
+	}
 	var running atomic.Bool
 	api, err := net.Listen("unix", c.api)
 	if err != nil {

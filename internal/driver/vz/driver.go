@@ -12,11 +12,12 @@ import (
 	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
-// Name is what --hypervisor takes, and Alias what it takes too.
-const (
-	Name  = "apple-container"
-	Alias = "vz"
-)
+// Name is what --hypervisor takes.
+const Name = "apple-container"
+
+// Preferred reports whether this is a system on which the framework is the best there is: from macOS
+// 26 on Apple runs its own Linux containers as virtual machines on it.
+func Preferred() bool { return vmm.CompareVersions(thisSystem().macOS, "26") >= 0 }
 
 // Options configure a Driver. The zero value works, but without BootProbe Probe believes that a Mac
 // which has the framework can also boot a guest.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -231,7 +232,7 @@ func TestParserRefusesWhatIsWrong(t *testing.T) {
 		"a long URI":              {"--restful-uri", "unix:///" + strings.Repeat("x", 103)},
 		"another scheme":          {"--restful-uri", "file:///x"},
 	} {
-		if _, err := parseArgs(append(good[:len(good):len(good)], more...)); err == nil {
+		if _, err := parseArgs(slices.Concat(good, more)); err == nil {
 			t.Errorf("%s is accepted", name)
 		}
 	}
