@@ -21,7 +21,7 @@ const floor = "0.6.3"
 const (
 	install   = "brew install vfkit"
 	upgrade   = "brew upgrade vfkit"
-	reinstall = "look at `mvmctl doctor -v`; `brew reinstall vfkit` restores a vfkit that has lost its signature"
+	reinstall = "`brew reinstall vfkit` restores a vfkit that has lost its signature; a Mac that is itself a virtual machine needs nested virtualisation"
 )
 
 // binary is a vfkit.
