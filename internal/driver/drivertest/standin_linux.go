@@ -151,6 +151,10 @@ func (q *StandIn) Listens() bool {
 	return q.open
 }
 
+// settle is what a guest has to notice the end of a connection, and perhaps to open the port anew,
+// which ends the connection that there is then. It has no way to say that it is done.
+const settle = 300 * time.Millisecond
+
 // Bridge connects c to the agent after writing greeting to it, or closes it when the guest does not
 // listen. There is one byte pipe, so a new connection ends the one before.
 func (q *StandIn) Bridge(c net.Conn, greeting string) {
@@ -165,8 +169,7 @@ func (q *StandIn) Bridge(c net.Conn, greeting string) {
 		_ = old.Close()
 	}
 	q.mu.Lock()
-	// The guest has no way to say that it has seen the end of the connection before.
-	pause := 100*time.Millisecond - time.Since(q.detached)
+	pause := settle - time.Since(q.detached)
 	q.mu.Unlock()
 	<-time.After(pause)
 	g, err := net.Dial("unix", "@"+q.channel) //nolint:noctx // it succeeds or fails at once

@@ -225,3 +225,29 @@ func TestAwaitGuest(t *testing.T) {
 		t.Error("silence is taken for an answer")
 	}
 }
+
+// vfkit only warns when it cannot make the socket of the guest's channel, and the machine runs on.
+func TestDialWithoutSocket(t *testing.T) {
+	child, err := vmm.Command{Name: "vfkit", Argv: []string{"/bin/sleep", "60"}}.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = child.Kill()
+		<-child.Exited
+	}()
+	v := newVM(socketsIn(t.TempDir()), driver.Output{}, nil)
+	v.child = child
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := v.Dial(ctx, driver.AgentPort); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("before vfkit has said anything: %v", err)
+	}
+	_, _ = v.words.Write([]byte(`level=warning msg="error exposing vsock port 52: address already in use"` + "\n"))
+	if _, err := v.Dial(t.Context(), driver.AgentPort); machine.CodeOf(err) != "vmm.api" {
+		t.Errorf("got %v, want vmm.api", err)
+	}
+	if _, err := v.Dial(t.Context(), driver.AgentPort+1); !errors.Is(err, driver.ErrNoSuchPort) {
+		t.Errorf("another port: %v", err)
+	}
+}

@@ -19,7 +19,8 @@ func openTerminal(path string) (*os.File, error) {
 	if !strings.HasPrefix(path, "/dev/") || filepath.Clean(path) != path {
 		return nil, fmt.Errorf("%s is no terminal", vmm.Escape(vmm.Clip(path, 100)))
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	// Not O_NONBLOCK: where the runtime's poller does not take the terminal, reads must wait.
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -173,6 +174,9 @@ func (v *vm) verdict() error {
 	return v.child.DiedError(v.words.String())
 }
 
+// notExposed is what vfkit says when it goes on without a socket that it was to make.
+const notExposed = "error exposing vsock port"
+
 // Dial implements driver.VM.
 func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if port != driver.AgentPort {
@@ -188,6 +192,8 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 			return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
 		case v.child.Ended():
 			return nil, vmm.ErrEnded
+		case vmm.NoSocket(err) && strings.Contains(v.words.String(), notExposed):
+			return nil, machine.Errorf("vmm.api", "start the machine again; look at the VMM's log", "vfkit has not made the socket of the guest's channel: %w", err)
 		case !errors.Is(err, errDeaf) && !vmm.NoSocket(err):
 			return nil, err
 		}
