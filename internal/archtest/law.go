@@ -100,11 +100,12 @@ func table() map[string]row {
 		"archtest": host(1),
 
 		// top
-		"cmd/mvmctl":      {sideTop, 9, allOn(sideHost)},
-		"cmd/mvm-agent":   {sideTop, 9, allOn(sideGuest)},
-		"e2e":             {sideTop, 9, allOn(sideHost)},
-		"bench":           {sideTop, 9, allOn(sideHost)},
-		"scripts/testsum": {sideTop, 9, nil},
+		"cmd/mvmctl":       {sideTop, 9, allOn(sideHost)},
+		"cmd/mvm-agent":    {sideTop, 9, allOn(sideGuest)},
+		"e2e":              {sideTop, 9, allOn(sideHost)},
+		"bench":            {sideTop, 9, allOn(sideHost)},
+		"scripts/testsum":  {sideTop, 9, nil},
+		"scripts/backends": {sideTop, 9, []string{"driver/drivertest"}},
 	}
 }
 
