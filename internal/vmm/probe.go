@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,8 @@ type Probe struct {
 	Known  *Trial      // what is remembered; nil: nothing
 	Keep   func(Trial) // remembers the outcome
 	Assets func(ctx context.Context) (ProbeAssets, error)
+	// Silence is how long the guest may say nothing; 0: 10 s.
+	Silence time.Duration
 	// Launch starts a machine with these words in the kernel's command line, as Driver.Start does.
 	Launch func(ctx context.Context, b machine.Boot, out driver.Output, words []string) (driver.VM, error)
 }
@@ -108,9 +111,10 @@ func (p Probe) boot(ctx context.Context, assets ProbeAssets) error {
 		Name: "probe", ID: machine.NewID(), CPUs: 1, MemoryBytes: probeMemory, Kernel: assets.Kernel, Initrd: assets.Initrd,
 		Dir: dir, RuntimeDir: dir,
 	}
-	silence := time.AfterFunc(probeSilence, cancel)
+	quiet := cmp.Or(p.Silence, probeSilence)
+	silence := time.AfterFunc(quiet, cancel)
 	defer silence.Stop()
-	console := NewProbeWatch(func() { silence.Reset(probeSilence) })
+	console := NewProbeWatch(func() { silence.Reset(quiet) })
 	v, err := p.Launch(probeCtx, b, driver.Output{Console: console}, []string{ProbeWord, probeNoise})
 	if err != nil {
 		return err
@@ -132,7 +136,7 @@ func (p Probe) boot(ctx context.Context, assets ProbeAssets) error {
 	}
 	switch {
 	case probeCtx.Err() != nil:
-		return fmt.Errorf("it said nothing for %s", probeSilence)
+		return fmt.Errorf("it said nothing for %s", quiet)
 	case err != nil:
 		return err
 	}

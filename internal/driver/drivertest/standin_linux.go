@@ -38,6 +38,7 @@ type StandIn struct {
 	open     bool // the guest has the port open
 	current  net.Conn
 	detached time.Time
+	answer   time.Duration // how long the guest's last first answer took
 }
 
 // StandInDisk is a disk of a StandIn.
@@ -152,8 +153,11 @@ func (q *StandIn) Listens() bool {
 }
 
 // settle is what a guest has to notice the end of a connection, and perhaps to open the port anew,
-// which ends the connection that there is then. It has no way to say that it is done.
-const settle = 300 * time.Millisecond
+// which ends the connection that there is then. It has no way to say that it is done; but how long it
+// took to answer when it was last asked says how busy the host is. It is called with the lock held.
+func (q *StandIn) settle() time.Duration {
+	return min(max(3*q.answer, 200*time.Millisecond), 5*time.Second)
+}
 
 // Bridge connects c to the agent after writing greeting to it, or closes it when the guest does not
 // listen. There is one byte pipe, so a new connection ends the one before.
@@ -169,7 +173,7 @@ func (q *StandIn) Bridge(c net.Conn, greeting string) {
 		_ = old.Close()
 	}
 	q.mu.Lock()
-	pause := settle - time.Since(q.detached)
+	pause := q.settle() - time.Since(q.detached)
 	q.mu.Unlock()
 	<-time.After(pause)
 	g, err := net.Dial("unix", "@"+q.channel) //nolint:noctx // it succeeds or fails at once
@@ -188,8 +192,31 @@ func (q *StandIn) Bridge(c net.Conn, greeting string) {
 	if _, err := io.WriteString(c, greeting); err != nil {
 		_ = both.Close()
 	}
-	go func() { _, _ = io.Copy(g, c); _ = both.Close() }()
-	go func() { _, _ = io.Copy(c, g); _ = both.Close() }()
+	asked := time.Now() // until the first bytes come: the client speaks first
+	go func() {
+		_, _ = io.Copy(g, &onFirst{c, func() { q.mu.Lock(); asked = time.Now(); q.mu.Unlock() }})
+		_ = both.Close()
+	}()
+	go func() {
+		_, _ = io.Copy(c, &onFirst{g, func() { q.mu.Lock(); q.answer = time.Since(asked); q.mu.Unlock() }})
+		_ = both.Close()
+	}()
+}
+
+// onFirst calls do when something was read for the first time.
+type onFirst struct {
+	io.Reader
+	do func()
+}
+
+// Read implements io.Reader.
+func (f *onFirst) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if n > 0 && f.do != nil {
+		f.do()
+		f.do = nil
+	}
+	return n, err
 }
 
 // bridge closes both sides, once.

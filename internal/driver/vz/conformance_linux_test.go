@@ -29,7 +29,7 @@ func TestDoubleConformance(t *testing.T) {
 	}
 	drivertest.Run(t, drivertest.Harness{SeesPanic: true, Patience: 5 * time.Minute, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
 		d := New(Options{
-			Binary: makeDouble(t, filepath.Join(a.Dir, "vmm")), CacheDir: a.Cache, system: aMac,
+			Binary: makeDouble(t, filepath.Join(a.Dir, "vmm")), CacheDir: a.Cache, system: aMac, silence: time.Minute,
 			BootProbe: func(context.Context) (vmm.ProbeAssets, error) {
 				a := a.WithKernel(t)
 				return vmm.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -29,7 +30,8 @@ type Options struct {
 	BootProbe func(ctx context.Context) (vmm.ProbeAssets, error)
 	Log       *slog.Logger // nil: no log
 
-	system func() system // nil: this host. The tests of the double have another.
+	system  func() system // nil: this host. The tests of the double have another.
+	silence time.Duration // of a probe's guest: the double's is slow, and says nothing before it has its modules
 }
 
 // system is what the operating system says of itself.
@@ -164,7 +166,7 @@ func (d *Driver) tryBoot(ctx context.Context, h host, sys system) error {
 		return nil
 	}
 	reason, err := vmm.Probe{
-		Binary: h.bin.Stamp, How: "macOS " + sys.macOS, Known: d.memory.Load().Probe, Assets: d.opts.BootProbe,
+		Binary: h.bin.Stamp, How: "macOS " + sys.macOS, Known: d.memory.Load().Probe, Assets: d.opts.BootProbe, Silence: d.opts.silence,
 		Keep: func(t vmm.Trial) {
 			d.memory.Change(func(r *remembered) { r.Probe = &t })
 			d.log.Info("tried vfkit", "problem", t.Reason)
