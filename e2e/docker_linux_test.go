@@ -113,12 +113,7 @@ func TestDockerMachine(t *testing.T) {
 // TestDockerRefusals: what a container cannot be is refused in words, and nothing is left of it.
 func TestDockerRefusals(t *testing.T) {
 	l, docker := inDocker(t, false)
-	file := filepath.Join(l.dir, "file")
-	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	for code, args := range map[string][]string{
-		"backend.volume":   {"-v", file + ":/x"},
 		"backend.init":     {"--init", "image"},
 		"policy.isolation": {"--require-isolation", "vm"},
 		"input.range":      {"--cpus", "64"},
@@ -134,6 +129,78 @@ func TestDockerRefusals(t *testing.T) {
 	l.nothingLeft()
 	if r := l.with([]string{"DOCKER_HOST=unix:///nowhere"}, "up", "-d", "--name", "no", "minimal"); r.code != 125 || !strings.Contains(r.stderr, "systemctl start docker") {
 		t.Errorf("without an engine: %v", r)
+	}
+	l.nothingLeft()
+}
+
+// TestDockerVolumes: what outlives a machine in a container, what is copied into one, and what is
+// refused rather than lost.
+func TestDockerVolumes(t *testing.T) {
+	l, docker := inDocker(t, false)
+	settings, secret := filepath.Join(l.dir, "settings"), filepath.Join(l.dir, "secret")
+	for file, text := range map[string]string{settings + "/sub/app.conf": "one", secret: "key"} {
+		if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	volumes := []string{"-v", "data:/data", "-v", settings + ":/etc/app", "-v", settings + "/sub/app.conf:/etc/one.conf", "-v", secret + ":/run/keys/key:secret"}
+	up := func(name string) { t.Helper(); l.must(append([]string{"up", "-d", "--name", name, "minimal"}, volumes...)...) }
+	l.must("volume", "create", "data")
+	up("a")
+	script := "cat /etc/app/sub/app.conf /etc/one.conf /run/keys/key; echo kept > /data/f; for f in /etc/app/x /etc/one.conf /run/keys/key; do echo x > $f && echo written; done 2>/dev/null; stat -c %a /etc/app/sub/app.conf"
+	if out := l.must("exec", "a", "--", "sh", "-c", script); out != "oneonekey600\n" {
+		t.Errorf("what was copied in: %q", out)
+	}
+	if out, err := exec.CommandContext(t.Context(), "grep", "-rl", "key", l.dir+"/run", l.dir+"/state/machines").Output(); err == nil && strings.Contains(string(out), "volume") {
+		t.Errorf("the secret is in %s", out)
+	}
+	if r := l.run("up", "-d", "--name", "b", "minimal", "-v", "data:/data"); r.code != 125 || !strings.Contains(r.stderr, `"a" runs and has volume`) {
+		t.Errorf("a volume for two: %v", r)
+	}
+	if out := l.must("volume", "ls"); !strings.Contains(out, "docker") {
+		t.Errorf("volume ls: %s", out)
+	}
+	l.must("down", "a")
+	if err := os.WriteFile(settings+"/sub/app.conf", []byte("two"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.must("start", "a", "-d")
+	if out := l.must("exec", "a", "--", "cat", "/etc/app/sub/app.conf", "/etc/one.conf", "/data/f"); out != "twotwokept\n" {
+		t.Errorf("after the next start: %q", out)
+	}
+	l.must("down", "a")
+	if r := l.run("start", "a", "-d", "-v", "other:/data"); r.code != 125 || !strings.Contains(r.stderr, "made with other volumes") {
+		t.Errorf("other volumes: %v", r)
+	}
+	l.must("rm", "a")
+	up("b")
+	if out := l.must("exec", "b", "--", "cat", "/data/f"); out != "kept\n" {
+		t.Errorf("in another machine: %q", out)
+	}
+	l.must("down", "b")
+	if r := l.with([]string{"MVM_HYPERVISOR="}, "up", "-d", "--hypervisor", "fake", "--name", "c", "minimal", "-v", "data:/data"); r.code != 125 || !strings.Contains(r.stderr, "kept by the backend docker") {
+		t.Errorf("on another backend: %v", r)
+	}
+	if r := l.run("volume", "rm", "data"); r.code != 125 {
+		t.Errorf("removed while attached: %v", r)
+	}
+	l.must("rm", "--force", "b")
+
+	// The owner of the engine deletes it: it is never made again, empty, in silence.
+	l.must("volume", "rm", "other")
+	docker("volume", "rm", docker("volume", "ls", "-q", "--filter", "label=io.mvmctl.volume"))
+	if r := l.run("up", "-d", "--json", "--name", "c", "minimal", "-v", "data:/data"); !strings.Contains(r.stderr, "volume.gone") {
+		t.Errorf("a volume that is gone: %v", r)
+	}
+	l.must("volume", "rm", "data")
+	up("d")
+	l.must("rm", "--force", "d")
+	l.must("volume", "rm", "data")
+	if out := docker("volume", "ls", "-q") + docker("ps", "-aq"); out != "" {
+		t.Errorf("left: %s", out)
 	}
 	l.nothingLeft()
 }

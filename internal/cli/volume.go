@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -21,7 +22,9 @@ func (a *app) volumeCommand() *cobra.Command {
 
   mvmctl up redis:7 -d --name cache -v data:/data
 
-makes the volume "data" if it is not there. Only one running machine can write it.`,
+makes the volume "data" if it is not there. Only one running machine can write it. A volume is
+a disk image for every backend that boots a kernel, or is kept by a Docker engine for machines
+in its containers; its first machine decides, and data does not move between the two.`,
 	}, a.volumeListCommand(), a.volumeCreateCommand(), a.volumeInspectCommand(), a.volumeRemoveCommand(), a.volumePruneCommand())
 }
 
@@ -44,7 +47,7 @@ func (a *app) volumeListCommand() *cobra.Command {
 			if asJSON {
 				return ui.JSON(a.out, append([]engine.VolumeInfo{}, list...))
 			}
-			t := ui.Table{Header: []string{"NAME", "SIZE", "USED", "IN USE BY", "AGE"}}
+			t := ui.Table{Header: []string{"NAME", "SIZE", "USED", "KEPT BY", "IN USE BY", "AGE"}}
 			for _, v := range list {
 				if quiet {
 					if _, err := fmt.Fprintln(a.out, v.Name); err != nil {
@@ -52,7 +55,11 @@ func (a *app) volumeListCommand() *cobra.Command {
 					}
 					continue
 				}
-				t.Row(v.Name, machine.FormatSize(v.Size), machine.FormatSize(v.Used), strings.Join(v.InUseBy, ","), ui.Age(time.Since(v.Created)))
+				size, used := machine.FormatSize(v.Size), machine.FormatSize(v.Used)
+				if v.KeptBy != "" { // which holds it to no size, and counts it itself
+					size, used = "-", "-"
+				}
+				t.Row(v.Name, size, used, cmp.Or(v.KeptBy, "disk image"), strings.Join(v.InUseBy, ","), ui.Age(time.Since(v.Created)))
 			}
 			if quiet {
 				return nil

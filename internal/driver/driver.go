@@ -51,7 +51,8 @@ type Feature string
 // Features. Names are the words of the error and of the documentation.
 const (
 	FeatureVolumes Feature = "volumes" // storage that outlives the machine
-	FeatureInit    Feature = "--init"  // the image's own init beside the agent
+	FeatureImages  Feature = "volumes that are disk images"
+	FeatureInit    Feature = "--init" // the image's own init beside the agent
 )
 
 // Capabilities are facts about a backend on this host.
@@ -144,6 +145,27 @@ type Exporter interface {
 type Differ interface {
 	// Changes reports what the machine has changed against its image, by path, until emit fails.
 	Changes(ctx context.Context, id, dir string, emit func(Change) error) error
+}
+
+// VolumeKeeper is implemented by a Driver whose machines cannot attach disk images: it keeps the
+// data of volumes itself, and takes a machine.Disk with Kept for each. What is in such a volume
+// cannot be had by another backend.
+type VolumeKeeper interface {
+	// KeepVolume makes a volume, empty, and says where it has it. It is idempotent. id is unique and
+	// has 16 lower-case hex digits; name is for people.
+	KeepVolume(ctx context.Context, id, name string) (at string, err error)
+
+	// DropVolume deletes a volume with its data. at is what KeepVolume said, "" when it was
+	// interrupted. It is success when there is no such volume.
+	DropVolume(ctx context.Context, id, at string) error
+}
+
+// Pauser is implemented by a VM that can make its guest stand still: it uses no processor, and
+// goes on where it was. Both are idempotent, and an error when the machine has ended. Kill works
+// at any time.
+type Pauser interface {
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
 }
 
 // Installer is implemented by a Driver that can fetch its VMM itself.

@@ -124,8 +124,15 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 	if want == "" {
 		want = rec.Driver // a machine stays on the backend it was made on
 	}
+	needed := needs(rec.Spec)
+	if want == "" && len(rec.Spec.Volumes) > 0 {
+		keeper, images := e.whoHasVolumes(rec.Spec)
+		if want = keeper; images {
+			needed = append(needed, driver.FeatureImages)
+		}
+	}
 	watch.begin("choosing a backend")
-	d, caps, err := e.choose(ctx, want, rec.Spec.Require, needs(rec.Spec))
+	d, caps, err := e.choose(ctx, want, rec.Spec.Require, needed)
 	if err != nil {
 		return UpResult{}, err
 	}

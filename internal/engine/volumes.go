@@ -8,6 +8,7 @@ import (
 
 	"github.com/mvmctl/mvmctl/internal/agentproto"
 	"github.com/mvmctl/mvmctl/internal/disk"
+	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/layer"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
@@ -32,7 +33,7 @@ func (e *Engine) attachVolumes(ctx context.Context, rec machine.Record) ([]machi
 		switch v.Kind {
 		case machine.VolumeData:
 			m.Keep = true
-			d.Path, err = e.VolumeStore.Ensure(ctx, v.Source, v.Size)
+			d.Path, d.Kept, err = e.dataVolume(ctx, rec, v)
 		case machine.VolumeSecret:
 			m.Memory = true
 			d.Path = e.places(rec).Secret(i)
@@ -49,6 +50,39 @@ func (e *Engine) attachVolumes(ctx context.Context, rec machine.Record) ([]machi
 		disks, mounts = append(disks, d), append(mounts, m)
 	}
 	return disks, mounts, nil
+}
+
+// dataVolume makes a data volume ready for the machine's backend: as a disk image, or with the
+// name by which the backend keeps it.
+func (e *Engine) dataVolume(ctx context.Context, rec machine.Record, v machine.Volume) (path, kept string, err error) {
+	keeper, ok := e.driverOf(rec).(driver.VolumeKeeper)
+	if !ok {
+		path, err = e.VolumeStore.Ensure(ctx, v.Source, v.Size)
+		return path, "", err
+	}
+	info, err := e.VolumeStore.Keep(ctx, v.Source, v.Size, rec.Driver, func(ctx context.Context, id string) (string, error) {
+		return keeper.KeepVolume(ctx, id, v.Source)
+	})
+	return info.Path, info.Kept, err
+}
+
+// whoHasVolumes says what the data volumes that exist ask of a new machine's backend: its name when
+// one keeps a volume itself, and whether there are disk images to attach.
+func (e *Engine) whoHasVolumes(spec machine.Spec) (backend string, images bool) {
+	for _, v := range spec.Volumes {
+		if v.Kind != machine.VolumeData {
+			continue
+		}
+		info, err := e.VolumeStore.Get(v.Source)
+		switch {
+		case err != nil: // a new one; what cannot be read is said when it is attached
+		case info.KeptBy != "":
+			backend = info.KeptBy
+		case !info.Unused:
+			images = true
+		}
+	}
+	return backend, images
 }
 
 // checkVolumesFree refuses a start with a data volume that another running machine has, unless
@@ -165,22 +199,21 @@ func (e *Engine) Volume(_ context.Context, name string) (VolumeInfo, error) {
 }
 
 // CreateVolume makes a data volume; size 0 is the default. One that is there already is no
-// error.
+// error. Which backend has it is settled by the first machine that attaches it.
 func (e *Engine) CreateVolume(ctx context.Context, name string, size int64) error {
-	_, err := e.VolumeStore.Ensure(ctx, name, size)
-	return err
+	return e.VolumeStore.Create(ctx, name, size)
 }
 
 // RemoveVolume deletes a data volume that no machine has attached.
 func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
-	return e.VolumeStore.Remove(ctx, name, func() error {
+	return e.VolumeStore.Remove(ctx, name, func(info VolumeInfo) error {
 		users, err := e.volumeUsers()
 		if err != nil {
 			return err
 		}
 		by := users(name)
 		if len(by) == 0 {
-			return nil
+			return e.dropKept(ctx, info)
 		}
 		remove := "mvmctl rm "
 		if slices.ContainsFunc(by, e.Locks.Alive) {
@@ -188,6 +221,18 @@ func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
 		}
 		return machine.Errorf("volume.in_use", "delete the machines first: "+remove+strings.Join(by, " "), "volume %q is attached to %s", name, strings.Join(by, ", "))
 	})
+}
+
+// dropKept deletes what a backend keeps of a volume.
+func (e *Engine) dropKept(ctx context.Context, info VolumeInfo) error {
+	if info.KeptBy == "" {
+		return nil
+	}
+	keeper, ok := e.driverOf(machine.Record{Driver: info.KeptBy}).(driver.VolumeKeeper)
+	if !ok {
+		return machine.Errorf("backend.unknown", "use the mvmctl that made it", "volume %q is kept by %q, which this mvmctl does not have", info.Name, info.KeptBy)
+	}
+	return keeper.DropVolume(ctx, info.Kept, info.KeptAt)
 }
 
 // volumeUsers returns which machines have a volume attached. One whose record cannot be read

@@ -58,6 +58,9 @@ type Disk struct {
 	// ID names the content of a root disk, for a driver that keeps a copy of it elsewhere; "" when
 	// it is not known.
 	ID string `json:"id,omitempty"`
+	// Kept names a volume whose data the driver itself keeps; "" for a disk image. Path is then a
+	// file that stands for it: who holds a lock on that has the volume.
+	Kept string `json:"kept,omitempty"`
 }
 
 // IsVolume reports whether a disk is one that a volume of the machine's settings asks for.

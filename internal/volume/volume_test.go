@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -49,10 +50,10 @@ func TestVolumes(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 	inUse := errors.New("in use")
-	if err := s.Remove(t.Context(), "data", func() error { return inUse }); !errors.Is(err, inUse) {
+	if err := s.Remove(t.Context(), "data", func(Info) error { return inUse }); !errors.Is(err, inUse) {
 		t.Errorf("removed while in use: %v", err)
 	}
-	free := func() error { return nil }
+	free := func(Info) error { return nil }
 	if err := s.Remove(t.Context(), "data", free); err != nil {
 		t.Error(err)
 	}
@@ -112,7 +113,7 @@ func TestRemoveDecidesInTheLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	attached := make(chan error, 1)
-	err := s.Remove(t.Context(), "data", func() error {
+	err := s.Remove(t.Context(), "data", func(Info) error {
 		go func() {
 			path, err := s.Ensure(t.Context(), "data", 64<<20)
 			if err == nil {
@@ -148,5 +149,100 @@ func TestUnreadable(t *testing.T) {
 	}
 	if _, err := s.List(); machine.CodeOf(err) != "state.unreadable" {
 		t.Error(err)
+	}
+}
+
+// A volume that a backend keeps stays with it, and a disk image with those that can attach one.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	s := New(t.TempDir())
+	var made []string
+	keep := func(_ context.Context, id string) (string, error) {
+		made = append(made, id)
+		return "there", nil
+	}
+	info, err := s.Keep(t.Context(), "data", 0, "boat", keep)
+	if err != nil || info.KeptBy != "boat" || info.KeptAt != "there" || info.Kept != made[0] {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	if again, err := s.Keep(t.Context(), "data", 0, "boat", keep); err != nil || again.Kept != info.Kept || len(made) != 1 {
+		t.Errorf("asked for again: %+v, %v, made %v", again, err, made)
+	}
+	if _, err := s.Ensure(t.Context(), "data", 0); machine.CodeOf(err) != "volume.elsewhere" {
+		t.Errorf("as an image: %v", err)
+	}
+	if _, err := s.Keep(t.Context(), "data", 0, "train", keep); machine.CodeOf(err) != "volume.elsewhere" {
+		t.Errorf("by another backend: %v", err)
+	}
+	if _, err := s.Ensure(t.Context(), "image", 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Keep(t.Context(), "image", 0, "boat", keep); machine.CodeOf(err) != "volume.elsewhere" {
+		t.Errorf("an image: %v", err)
+	}
+	list, err := s.List()
+	if err != nil || len(list) != 2 || list[0].KeptBy != "boat" || list[1].KeptBy != "" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	dropped := ""
+	if err := s.Remove(t.Context(), "data", func(i Info) error { dropped = i.Kept; return nil }); err != nil || dropped != info.Kept {
+		t.Errorf("dropped %q, %v", dropped, err)
+	}
+	if _, err := s.Get("data"); machine.CodeOf(err) != "volume.not_found" {
+		t.Error(err)
+	}
+}
+
+// What was made without a machine becomes what its first machine needs; after that it stays so.
+func TestKeptAfterCreate(t *testing.T) {
+	t.Parallel()
+	s := New(t.TempDir())
+	keep := func(context.Context, string) (string, error) { return "there", nil }
+	for _, name := range []string{"one", "two"} {
+		if err := s.Create(t.Context(), name, 16<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Create(t.Context(), "one", 0); err != nil {
+		t.Errorf("made again: %v", err)
+	}
+	one, err := s.Keep(t.Context(), "one", 0, "boat", keep)
+	if err != nil || one.KeptBy != "boat" {
+		t.Errorf("%+v, %v", one, err)
+	}
+	if _, err := os.Lstat(filepath.Join(s.place("one"), imageFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the image is left: %v", err)
+	}
+	if _, err := s.Ensure(t.Context(), "two", 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Keep(t.Context(), "two", 0, "boat", keep); machine.CodeOf(err) != "volume.elsewhere" {
+		t.Errorf("after a machine had it: %v", err)
+	}
+}
+
+// A backend that fails leaves no volume, and one that was interrupted is asked again by the same name.
+func TestKeptInterrupted(t *testing.T) {
+	t.Parallel()
+	s := New(t.TempDir())
+	broken := errors.New("broken")
+	if _, err := s.Keep(t.Context(), "data", 0, "boat", func(context.Context, string) (string, error) { return "", broken }); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	if names, err := s.Names(); len(names) != 0 || err != nil {
+		t.Errorf("left: %v, %v", names, err)
+	}
+	if err := s.write("data", note{Backend: "boat", ID: "0123456789abcdef"}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := s.Keep(t.Context(), "data", 0, "boat", func(_ context.Context, id string) (string, error) { return id, nil })
+	if err != nil || info.KeptAt != "0123456789abcdef" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if err := os.WriteFile(filepath.Join(s.place("data"), keptFile), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Ensure(t.Context(), "data", 0); machine.CodeOf(err) != "state.corrupt" {
+		t.Errorf("with a note that says nothing: %v", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 type config struct {
 	data     []byte // config.json, unchanged
 	hostname string
+	mounts   []agentproto.Mount
 }
 
 // readConfig takes config.json from the config drive.
@@ -59,6 +60,7 @@ func readConfigDrive(f *os.File) (config, error) {
 		Main     *struct {
 			Init bool `json:"init"`
 		} `json:"main"`
+		Mounts []agentproto.Mount `json:"mounts"`
 	}
 	if err := json.Unmarshal(c.data, &said); err != nil {
 		return config{}, err
@@ -66,6 +68,7 @@ func readConfigDrive(f *os.File) (config, error) {
 	if said.Main != nil && said.Main.Init {
 		return config{}, machine.Errorf("backend.init", "use a backend that boots a kernel, or leave out --init", "a container has no privileges for an init of its own")
 	}
+	c.mounts = said.Mounts
 	if len(said.Hostname) <= 63 && strings.Trim(said.Hostname, hostnameLetters) == "" {
 		c.hostname = said.Hostname
 	}

@@ -70,7 +70,11 @@ type mount struct {
 	Target       string
 	ReadOnly     bool
 	TmpfsOptions *tmpfsOptions `json:",omitempty"`
+
+	VolumeOptions *volumeOptions `json:",omitempty"`
 }
+
+type volumeOptions struct{ NoCopy bool }
 
 type tmpfsOptions struct {
 	SizeBytes int64
@@ -82,6 +86,7 @@ type inspected struct {
 	ID    string `json:"Id"`
 	State struct {
 		Running   bool
+		Paused    bool
 		Pid       int
 		OOMKilled bool
 		Error     string
@@ -129,6 +134,7 @@ func (c *client) describe(b machine.Boot, p prepared) createRequest {
 			{Type: "bind", Source: p.agent, Target: agentproto.GuestAgent, ReadOnly: true},
 		},
 	}
+	h.Mounts = append(h.Mounts, p.mounts()...)
 	if c.info.PidsLimit {
 		h.PidsLimit = maxPids
 	}
@@ -140,7 +146,7 @@ func (c *client) describe(b machine.Boot, p prepared) createRequest {
 		Env:        []string{"HOME=/root"},
 		Entrypoint: []string{agentproto.GuestAgent}, Cmd: []string{agentproto.ContainerCommand},
 		Image: p.image, StopSignal: "SIGTERM",
-		Labels:     map[string]string{labelImage: p.root, labelMachine: b.ID, labelName: b.Name},
+		Labels:     map[string]string{labelImage: p.root, labelMachine: b.ID, labelName: b.Name, labelMounts: p.mountsID()},
 		HostConfig: h,
 	}
 }
@@ -202,7 +208,7 @@ func (c *client) ensureContainer(ctx context.Context, b machine.Boot, image func
 	var have inspected
 	err = c.get(ctx, "/containers/"+name+"/json", nil, &have)
 	if err == nil {
-		return have.ID, false, c.reuse(ctx, b, have)
+		return have.ID, false, c.reuse(ctx, b, have, p)
 	}
 	if !isStatus(err, http.StatusNotFound) {
 		return "", false, engineError(ctx, "looking for the machine's container", err)
@@ -255,9 +261,12 @@ func (c *client) create(ctx context.Context, b machine.Boot, p prepared) (string
 
 // reuse makes a container of an earlier start ready for the next: not running, and with the limits
 // of now.
-func (c *client) reuse(ctx context.Context, b machine.Boot, have inspected) error {
+func (c *client) reuse(ctx context.Context, b machine.Boot, have inspected, p prepared) error {
 	if have.Config.Labels[labelMachine] != b.ID {
 		return machine.Errorf("backend.engine", "remove it: `docker rm -f "+containerName(b.ID)+"`", "the container %s is not of this machine", containerName(b.ID))
+	}
+	if have.Config.Labels[labelMounts] != p.mountsID() {
+		return differentMounts(b)
 	}
 	if have.State.Running { // its supervisor died, and the engine did not notice
 		if err := c.end(ctx, have.ID); err != nil {

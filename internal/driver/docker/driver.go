@@ -65,8 +65,8 @@ func (d *Driver) Probe(ctx context.Context) (driver.Capabilities, error) {
 	}
 	caps := driver.Capabilities{
 		Version: strings.Trim(quote(c.info.ServerVersion), `"`), Isolation: driver.IsolationContainer, MaxCPUs: c.info.NCPU,
-		Transport: "exec-stream", BinaryPath: c.socket, Lacks: []driver.Feature{driver.FeatureVolumes, driver.FeatureInit},
-		Notes: []string{"a container shares the host's kernel, and its disk has no limit of its own"},
+		Transport: "exec-stream", BinaryPath: c.socket, Lacks: []driver.Feature{driver.FeatureImages, driver.FeatureInit},
+		Notes: []string{"a container shares the host's kernel, and its disk and volumes have no limit of their own"},
 	}
 	if !c.info.MemoryLimit {
 		caps.Notes = append(caps.Notes, "this engine does not limit memory: it needs the memory cgroup (`docker info` says so)")
@@ -83,6 +83,8 @@ type prepared struct {
 	image  string // the engine's image of it
 	agent  string // path of the agent, the same for all starts of the machine
 	config config
+
+	volumes []attachment
 }
 
 // Start implements driver.Driver.
@@ -124,13 +126,26 @@ func (c *client) start(ctx context.Context, b machine.Boot, root *os.File, p pre
 	if p.root, err = rootOf(ctx, root, rootDisk(b)); err != nil {
 		return fail(err)
 	}
+	held, err := c.prepareVolumes(ctx, p)
+	if err != nil {
+		p.forgetCopies()
+		return fail(err)
+	}
+	over := func() { // also when it never began
+		p.forgetCopies()
+		release(held)
+	}
 	image := func() (string, error) { return c.ensureImage(ctx, root, p.root, out.VMM) }
 	id, fresh, err := c.ensureContainer(ctx, b, image, p)
 	if err != nil {
+		over()
 		return fail(err)
 	}
-	v, err := c.run(ctx, id, p.config, out)
-	if err != nil {
+	v, err := c.run(ctx, id, p.config, out, over)
+	if err == nil {
+		p.forgetSecrets()
+	} else {
+		over()
 		if fresh {
 			err = errors.Join(err, c.remove(ctx, id))
 			_ = os.Remove(filepath.Join(b.Dir, marker))
@@ -179,9 +194,6 @@ func openDisks(b machine.Boot) (*os.File, prepared, error) {
 		case machine.RoleRoot, machine.RoleUpper:
 		case machine.RoleConfig:
 			p.config, err = readConfig(d.Path)
-		default:
-			err = machine.Errorf("backend.volume", "use a backend that boots a kernel for it: --hypervisor qemu; or copy files with `mvmctl cp` once it is up",
-				"a machine in a container cannot have volumes yet")
 		}
 		if err != nil {
 			return nil, prepared{}, err
@@ -189,6 +201,10 @@ func openDisks(b machine.Boot) (*os.File, prepared, error) {
 	}
 	if p.config.data == nil {
 		return nil, prepared{}, machine.Errorf("backend.engine", "use an image with a root file system", "the machine has no config drive: %w", os.ErrNotExist)
+	}
+	var err error
+	if p.volumes, err = attachments(b, p.config.mounts); err != nil {
+		return nil, prepared{}, err
 	}
 	root, err := os.Open(rootDisk(b).Path)
 	if err != nil {

@@ -46,13 +46,14 @@ func makeAssets(t *testing.T) assets {
 
 // guest is a machine that can be started more than once.
 type guest struct {
-	t    *testing.T
-	d    *docker.Driver
-	boot machine.Boot
-	id   agentclient.Identity
-	vm   driver.VM
-	mu   sync.Mutex
-	said bytes.Buffer
+	t      *testing.T
+	d      *docker.Driver
+	boot   machine.Boot
+	id     agentclient.Identity
+	mounts []agentproto.Mount
+	vm     driver.VM
+	mu     sync.Mutex
+	said   bytes.Buffer
 }
 
 // Write takes what the machine and its driver print.
@@ -101,7 +102,7 @@ func (g *guest) start() error {
 	}
 	c := agentproto.Config{
 		Protocol: agentproto.Version, MachineID: g.boot.ID, Name: "test", Hostname: "box", Generation: g.boot.Generation,
-		GuestSeed: key.Seed(), HostKey: host.Public().(ed25519.PublicKey), Random: make([]byte, 64), Access: agentproto.AllAccess(),
+		GuestSeed: key.Seed(), HostKey: host.Public().(ed25519.PublicKey), Random: make([]byte, 64), Access: agentproto.AllAccess(), Mounts: g.mounts,
 	}
 	g.id = agentclient.Identity{
 		HostSeed: host.Seed(), GuestKey: key.Public().(ed25519.PublicKey), MachineID: c.MachineID, Generation: c.Generation,

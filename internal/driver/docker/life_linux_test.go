@@ -349,7 +349,11 @@ func TestRefused(t *testing.T) {
 	g := newGuest(t, driverFor("/nowhere"), assets{})
 	g.boot.Disks = append(g.boot.Disks, machine.Disk{Role: "volume0", Path: "/x"})
 	if err := g.start(); machine.CodeOf(err) != "backend.volume" {
-		t.Errorf("with a volume: %v", err)
+		t.Errorf("with a volume that goes nowhere: %v", err)
+	}
+	g.mounts = []agentproto.Mount{{Serial: "mvm-volume0", Path: "/data", Keep: true}}
+	if err := g.start(); machine.CodeOf(err) != "volume.elsewhere" {
+		t.Errorf("with a disk image: %v", err)
 	}
 	g = newGuest(t, driverFor("/nowhere"), assets{})
 	g.boot.Disks = nil

@@ -47,6 +47,7 @@ type vm struct {
 	drained    chan struct{} // closed when all output has been read
 	ended      chan struct{}
 	err        error         // valid once ended is closed
+	over       func()        // gives back what the machine had, once it has ended
 	giveUp     func()        // stop waiting for the engine to say that the container has ended
 	turn       chan struct{} // held by the dial under way
 
@@ -76,9 +77,9 @@ const startTries = 2
 var errNotTaken = errors.New("the guest agent ended before it had its configuration")
 
 // run starts a container that does not run, and returns once the agent has its configuration.
-func (c *client) run(ctx context.Context, id string, cfg config, out driver.Output) (driver.VM, error) {
+func (c *client) run(ctx context.Context, id string, cfg config, out driver.Output, over func()) (driver.VM, error) {
 	for try := 1; ; try++ {
-		vm, err := c.runOnce(ctx, id, cfg, out)
+		vm, err := c.runOnce(ctx, id, cfg, out, over)
 		if err == nil || !errors.Is(err, errNotTaken) {
 			return vm, err
 		}
@@ -88,9 +89,9 @@ func (c *client) run(ctx context.Context, id string, cfg config, out driver.Outp
 	}
 }
 
-func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.Output) (driver.VM, error) {
+func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.Output, over func()) (driver.VM, error) {
 	v := &vm{
-		c: c, id: id, configured: make(chan struct{}), ready: make(chan struct{}), drained: make(chan struct{}), ended: make(chan struct{}),
+		c: c, id: id, over: over, configured: make(chan struct{}), ready: make(chan struct{}), drained: make(chan struct{}), ended: make(chan struct{}),
 		turn: make(chan struct{}, 1),
 	}
 	console, err := c.hijack(ctx, "/containers/"+id+"/attach", url.Values{"stream": {"1"}, "stdin": {"1"}, "stdout": {"1"}, "stderr": {"1"}}, "")
@@ -98,11 +99,11 @@ func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.
 		return nil, engineError(ctx, "attaching to the container", err)
 	}
 	v.console = console
-	life, over := context.WithCancel(context.Background()) // of the machine
-	v.giveUp = over
+	life, endLife := context.WithCancel(context.Background()) // of the machine
+	v.giveUp = endLife
 	exit, err := v.awaitExit(life)
 	if err != nil {
-		over()
+		endLife()
 		_ = console.Close()
 		return nil, engineError(ctx, "watching the container", err)
 	}
@@ -111,7 +112,7 @@ func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.
 		if kerr := c.end(context.WithoutCancel(ctx), id); kerr != nil {
 			err = errors.Join(err, kerr)
 		}
-		over()
+		endLife()
 		_ = console.Close()
 		<-v.drained
 		for range exit { // until its connection is closed
@@ -121,7 +122,7 @@ func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.
 	_, _ = fmt.Fprintf(out.VMM, "docker: container %s runs\n", containerShort(id))
 	owned := v.identify(ctx)
 	go func() {
-		defer over()
+		defer endLife()
 		v.reap(<-exit)
 	}()
 	if owned {
@@ -257,6 +258,7 @@ func (v *vm) reap(exit exited) {
 	v.mu.Lock()
 	killed := v.killed
 	v.mu.Unlock()
+	v.over()
 	oom := exit.err == nil && exit.code == killedCode && !killed && v.outOfMemory()
 	v.mu.Lock()
 	current := v.current
