@@ -25,6 +25,8 @@ type lifecycle interface {
 	Up(ctx context.Context, spec machine.Spec, o engine.UpOptions) (engine.UpResult, error)
 	Down(ctx context.Context, name string, o engine.DownOptions) error
 	Remove(ctx context.Context, name string, force bool) error
+	Pause(ctx context.Context, name string) error
+	Resume(ctx context.Context, name string) error
 	Wait(ctx context.Context, name string) (machine.Status, error)
 }
 

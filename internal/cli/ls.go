@@ -107,7 +107,7 @@ container.`,
 func stateNames() []string {
 	var out []string
 	for _, s := range []machine.State{
-		machine.StateCreated, machine.StateStarting, machine.StateRunning, machine.StateStopping,
+		machine.StateCreated, machine.StateStarting, machine.StateRunning, machine.StatePaused, machine.StateStopping,
 		machine.StateExited, machine.StateFailed, machine.StateCrashed, machine.StateCorrupt, machine.StateNewer,
 	} {
 		out = append(out, string(s))

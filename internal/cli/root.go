@@ -34,6 +34,8 @@ func commands() []command {
 		{"cp", nil, (*app).cpCommand, false},
 		{"forward", nil, (*app).forwardCommand, false},
 		{"diff", nil, (*app).diffCommand, false},
+		{"pause", nil, (*app).pauseCommand, false},
+		{"resume", []string{"unpause"}, (*app).resumeCommand, false},
 		{"wait", nil, (*app).waitCommand, false},
 		{"rm", []string{"remove", "delete"}, (*app).rmCommand, false},
 		{"reset", nil, (*app).resetCommand, false},

@@ -65,6 +65,16 @@ func (c *Client) Stop(ctx context.Context, r StopRequest) error {
 	return c.call(ctx, http.MethodPost, pathStop, r, nil)
 }
 
+// Pause makes the guest stand still.
+func (c *Client) Pause(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, pathPause, nil, nil)
+}
+
+// Resume lets it go on.
+func (c *Client) Resume(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, pathResume, nil, nil)
+}
+
 // Forwards lists the published ports.
 func (c *Client) Forwards(ctx context.Context) ([]machine.Port, error) {
 	var ports []machine.Port

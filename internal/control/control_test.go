@@ -27,6 +27,14 @@ type double struct {
 
 func (d *double) Status() machine.Status   { return d.status }
 func (d *double) Stop(r StopRequest)       { d.stopped <- r }
+func (d *double) Pause(context.Context) error {
+	d.status.State = machine.StatePaused
+	return nil
+}
+
+func (d *double) Resume(context.Context) error {
+	return machine.Errorf("backend.pause", "none", "not here")
+}
 func (d *double) Forwards() []machine.Port { return d.ports }
 
 func (d *double) AddForwards(_ context.Context, p []machine.Port) ([]machine.Port, error) {

@@ -11,6 +11,8 @@ package control
 const (
 	pathStatus   = "/v1/status"   // GET → machine.Status
 	pathStop     = "/v1/stop"     // POST StopRequest → 202; the end itself is the supervisor's lock falling free
+	pathPause    = "/v1/pause"    // POST → 204
+	pathResume   = "/v1/resume"   // POST → 204
 	pathForwards = "/v1/forwards" // GET → []machine.Port; POST []machine.Port → []machine.Port; DELETE machine.Port
 	agentPrefix  = "/agent"       // everything below goes to the guest agent
 )

@@ -20,6 +20,9 @@ type Supervisor interface {
 	Status() machine.Status
 	// Stop begins to end the machine and returns at once.
 	Stop(r StopRequest)
+	// Pause makes the guest stand still, Resume lets it go on. Both are idempotent.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
 	Forwards() []machine.Port
 	// AddForwards publishes all ports or none; the answer has every port 0 resolved.
 	AddForwards(ctx context.Context, ports []machine.Port) ([]machine.Port, error)
@@ -99,6 +102,15 @@ func handler(s Supervisor, log *slog.Logger) http.Handler {
 		s.Stop(req)
 		w.WriteHeader(http.StatusAccepted)
 	})
+	for path, do := range map[string]func(context.Context) error{pathPause: s.Pause, pathResume: s.Resume} {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			if err := do(r.Context()); err != nil {
+				refuse(w, http.StatusConflict, err)
+				return
+			}
+			w.WriteHeader(http.StatusNoContent)
+		})
+	}
 	mux.HandleFunc("GET "+pathForwards, func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Forwards()) })
 	mux.HandleFunc("POST "+pathForwards, func(w http.ResponseWriter, r *http.Request) {
 		var ports []machine.Port

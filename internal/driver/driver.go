@@ -183,6 +183,13 @@ type Change struct {
 	Size int64  // of a file
 }
 
+// Thawer is implemented by a Driver of whose paused machine a later command cannot end the process
+// that ProcessOwner names, when its supervisor has died.
+type Thawer interface {
+	// Thaw ends a machine that was paused, or at least lets it go on, so that it can be ended.
+	Thaw(ctx context.Context, id, dir string) error
+}
+
 // Pruner is implemented by a Driver that keeps copies of images outside of our cache.
 type Pruner interface {
 	// Prune removes the copies that no machine uses, also no stopped one, and returns how many. They

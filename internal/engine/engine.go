@@ -65,6 +65,8 @@ type Supervisors interface {
 type Control interface {
 	Status(ctx context.Context) (machine.Status, error)
 	Stop(ctx context.Context, grace time.Duration, force bool) error
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
 	Forwards(ctx context.Context) ([]machine.Port, error)
 	AddForwards(ctx context.Context, ports []machine.Port) ([]machine.Port, error)
 	RemoveForward(ctx context.Context, p machine.Port) error

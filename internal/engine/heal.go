@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
 	"github.com/mvmctl/mvmctl/internal/process"
@@ -35,6 +36,11 @@ func (e *Engine) sweep(ctx context.Context, rec machine.Record) error {
 	if died {
 		ctx, cancel := context.WithTimeout(ctx, killTime)
 		defer cancel()
+		if t, ok := e.driverOf(rec).(driver.Thawer); ok && st.State == machine.StatePaused {
+			if err := t.Thaw(ctx, rec.ID, e.places(rec).Dir); err != nil {
+				e.Log.Warn("letting a paused machine go on to end it", "machine", rec.Name, "error", err)
+			}
+		}
 		if err := process.Kill(ctx, st.VMM); err != nil && !errors.Is(err, process.ErrGone) {
 			return fmt.Errorf("ending what is left of machine %s: %w", rec.Name, err)
 		}

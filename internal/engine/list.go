@@ -250,8 +250,12 @@ func (e *Engine) running(name string) (machine.Record, error) {
 	if !e.Locks.Alive(name) {
 		return rec, machine.Errorf("machine.not_running", "mvmctl up --name "+name+" -d starts it", "machine %q is not running", name)
 	}
-	if st := e.Records.Status(name); st != nil && st.State == machine.StateStarting {
+	switch st := e.Records.Status(name); {
+	case st == nil || st.Generation < rec.Generation: // an older word, or none
+	case st.State == machine.StateStarting:
 		return rec, machine.Errorf("machine.starting", "wait until `mvmctl ls` shows it running", "machine %q is still starting", name)
+	case st.State == machine.StatePaused:
+		return rec, machine.Errorf("machine.paused", "mvmctl resume "+name, "machine %q is paused", name)
 	}
 	return rec, nil
 }

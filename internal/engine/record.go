@@ -139,6 +139,9 @@ func (e *Engine) already(ctx context.Context, rec machine.Record, spec machine.S
 		return UpResult{}, machine.Errorf("machine.running", fmt.Sprintf("mvmctl exec %s -- COMMAND runs a command in it; mvmctl down %s stops it", rec.Name, rec.Name),
 			"machine %q is running already", rec.Name)
 	}
+	if _, err := e.running(rec.Name); machine.CodeOf(err) == "machine.paused" {
+		return UpResult{}, err
+	}
 	st, err := e.waitReady(ctx, rec) // the command that started it may have been killed
 	if err != nil {
 		return UpResult{}, err

@@ -100,7 +100,7 @@ func (e *Engine) lockNamed(ctx context.Context, spec *machine.Spec, detach bool)
 // stopped it, so that it can be started again.
 func (e *Engine) letStop(ctx context.Context, name string) error {
 	st := e.Records.Status(name)
-	if st == nil || st.State == machine.StateStarting || st.State == machine.StateRunning || !e.Locks.Alive(name) {
+	if st == nil || st.State == machine.StateStarting || st.State == machine.StateRunning || st.State == machine.StatePaused || !e.Locks.Alive(name) {
 		return nil
 	}
 	if rec, err := e.Records.Load(name); err == nil && st.Generation < rec.Generation {

@@ -96,6 +96,7 @@ const (
 	StateCreated  State = "created"  // a record, never booted
 	StateStarting State = "starting" // the VMM runs, the agent has not answered
 	StateRunning  State = "running"  // the agent answers
+	StatePaused   State = "paused"   // the VMM runs, the guest stands still
 	StateStopping State = "stopping"
 	StateExited   State = "exited"  // ended by itself or by down; can be started again
 	StateFailed   State = "failed"  // ended in a way nobody asked for
@@ -106,7 +107,7 @@ const (
 
 // Live reports whether a supervisor is at work in this state.
 func (s State) Live() bool {
-	return s == StateStarting || s == StateRunning || s == StateStopping
+	return s == StateStarting || s == StateRunning || s == StatePaused || s == StateStopping
 }
 
 // Unreadable reports whether nothing is known of a machine in this state but its name.

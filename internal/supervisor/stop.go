@@ -16,8 +16,8 @@ import (
 
 // stop takes the machine down: agent, then power button, then kill, each with a deadline.
 func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest) error {
+	s.stopPausing(req.Force)
 	s.update(func(st *machine.Status) {
-		st.State = machine.StateStopping
 		if st.Reason == "" {
 			st.Reason = "stopped"
 		}

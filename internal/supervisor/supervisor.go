@@ -29,7 +29,10 @@ type supervisor struct {
 	killNow  chan struct{}            // a stop request with Force
 	killOnce sync.Once
 
+	pausing sync.Mutex // held while the guest is being paused, or goes on
+
 	mu       sync.Mutex
+	vm       driver.VM
 	status   machine.Status
 	guest    *guest
 	last     time.Time // of the last phase
@@ -101,7 +104,7 @@ func (s *supervisor) run(ctx context.Context) error {
 func (s *supervisor) live(ctx context.Context, vm driver.VM, gone chan error) error {
 	g := newGuest(s.opts, vm, s.logs.guest, s.mainExited)
 	s.mu.Lock()
-	s.guest = g
+	s.guest, s.vm = g, vm
 	s.mu.Unlock()
 
 	bootCtx, cancelBoot := context.WithTimeout(ctx, s.bootTimeout())
@@ -353,6 +356,9 @@ func (s *supervisor) Agent() (http.RoundTripper, error) {
 	defer s.mu.Unlock()
 	if s.guest == nil {
 		return nil, machine.Errorf("agent.unready", "wait until `mvmctl ls` shows it running", "the machine is still starting")
+	}
+	if name := s.opts.Request.Boot.Name; s.status.State == machine.StatePaused {
+		return nil, machine.Errorf("machine.paused", "mvmctl resume "+name, "machine %q is paused", name)
 	}
 	return s.guest, nil
 }

@@ -268,6 +268,11 @@ func (c *client) reuse(ctx context.Context, b machine.Boot, have inspected, p pr
 	if have.Config.Labels[labelMounts] != p.mountsID() {
 		return differentMounts(b)
 	}
+	if have.State.Paused {
+		if err := c.turn(ctx, have.ID, false); err != nil {
+			return err
+		}
+	}
 	if have.State.Running { // its supervisor died, and the engine did not notice
 		if err := c.end(ctx, have.ID); err != nil {
 			return err
@@ -292,6 +297,22 @@ func (c *client) end(ctx context.Context, id string) error {
 	var ended struct{ StatusCode int }
 	if err := c.post(ctx, "/containers/"+id+"/wait", url.Values{"condition": {"not-running"}}, nil, &ended); err != nil && !isStatus(err, http.StatusNotFound) {
 		return engineError(ctx, "waiting for the container's end", err)
+	}
+	return nil
+}
+
+// turn pauses a container or lets it go on. What it does already is success.
+func (c *client) turn(ctx context.Context, id string, pause bool) error {
+	verb := map[bool]string{true: "pause", false: "unpause"}[pause]
+	err := c.post(ctx, "/containers/"+id+"/"+verb, nil, nil, nil)
+	if _, refused := errors.AsType[*statusError](err); refused {
+		var have inspected
+		if c.get(ctx, "/containers/"+id+"/json", nil, &have) == nil && have.State.Running && have.State.Paused == pause {
+			return nil
+		}
+	}
+	if err != nil {
+		return engineError(ctx, "asking the engine to "+verb+" the container", err)
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ var (
 	_ driver.Driver  = (*Driver)(nil)
 	_ driver.Remover = (*Driver)(nil)
 	_ driver.Pruner  = (*Driver)(nil)
+	_ driver.Thawer  = (*Driver)(nil)
 )
 
 // New returns a driver. It touches nothing.
@@ -174,6 +175,25 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 		return machine.Errorf("state.readonly", "make the machine's folder writable", "forgetting the machine's container: %w", err)
 	}
 	return nil
+}
+
+// Thaw implements driver.Thawer: the processes of a frozen container cannot be ended.
+func (d *Driver) Thaw(ctx context.Context, id, dir string) error {
+	c, err := d.client(ctx, dir)
+	if err != nil {
+		return err
+	}
+	var have inspected
+	err = c.get(ctx, "/containers/"+containerName(id)+"/json", nil, &have)
+	switch {
+	case isStatus(err, http.StatusNotFound):
+		return nil
+	case err != nil:
+		return engineError(ctx, "looking for the machine's container", err)
+	case have.Config.Labels[labelMachine] != id || !have.State.Paused:
+		return nil
+	}
+	return c.turn(ctx, have.ID, false)
 }
 
 func rootDisk(b machine.Boot) machine.Disk {

@@ -53,6 +53,7 @@ type vm struct {
 
 	mu      sync.Mutex
 	killed  bool // an end was asked for
+	paused  bool // asked for
 	current *execConn
 	words   tail // what the agent said last
 }
@@ -63,6 +64,7 @@ type ownedVM struct{ *vm }
 var (
 	_ driver.VM           = (*vm)(nil)
 	_ driver.ProcessOwner = ownedVM{}
+	_ driver.Pauser       = (*vm)(nil)
 )
 
 // Pid implements driver.ProcessOwner.
@@ -434,6 +436,34 @@ func (v *vm) Kill() error {
 	return err
 }
 
+// Pause implements driver.Pauser.
+func (v *vm) Pause(ctx context.Context) error { return v.standStill(ctx, true) }
+
+// Resume implements driver.Pauser.
+func (v *vm) Resume(ctx context.Context) error { return v.standStill(ctx, false) }
+
+func (v *vm) standStill(ctx context.Context, pause bool) error {
+	select {
+	case <-v.ended:
+		return errEnded
+	default:
+	}
+	if pause { // also when it is not known whether the engine did
+		v.setPaused(true)
+	}
+	err := v.c.turn(ctx, v.id, pause)
+	if err == nil {
+		v.setPaused(pause)
+	}
+	return err
+}
+
+func (v *vm) setPaused(paused bool) {
+	v.mu.Lock()
+	v.paused = paused
+	v.mu.Unlock()
+}
+
 // endProcess ends the container's first process without its engine, and reports whether it is gone.
 func (v *vm) endProcess() bool {
 	if v.process.Pid == 0 {
@@ -454,7 +484,13 @@ func (v *vm) signal(ctx context.Context, signal string) error {
 	default:
 	}
 	v.killed = true
+	paused := v.paused
 	v.mu.Unlock()
+	if paused { // a frozen process takes no signal, and some engines refuse to send it one
+		if err := v.standStill(ctx, false); err != nil {
+			return err
+		}
+	}
 	return v.c.kill(ctx, v.id, signal)
 }
 

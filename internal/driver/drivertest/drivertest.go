@@ -78,6 +78,7 @@ func conformance() []test {
 		{"another port", testOtherPort},
 		{"second dial", testSecondDial},
 		{"wrong key", testWrongKey},
+		{"pause and resume", testPause},
 		{"power-off from inside", testPowerOff},
 		{"kernel panic", testPanic},
 		{"VMM killed from outside", testVMMKilled},

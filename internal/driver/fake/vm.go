@@ -48,6 +48,7 @@ type vm struct {
 var (
 	_ driver.VM           = (*vm)(nil)
 	_ driver.ProcessOwner = (*vm)(nil)
+	_ driver.Pauser       = (*vm)(nil)
 )
 
 // start makes the guest's files and runs the agent. On error the caller removes the files.
@@ -224,6 +225,21 @@ func (v *vm) signal(s syscall.Signal) error {
 		return fmt.Errorf("signalling the guest agent: %w", err)
 	}
 	return nil
+}
+
+// Pause implements driver.Pauser, for the agent: what it has started goes on.
+func (v *vm) Pause(context.Context) error { return v.turn(syscall.SIGSTOP) }
+
+// Resume implements driver.Pauser.
+func (v *vm) Resume(context.Context) error { return v.turn(syscall.SIGCONT) }
+
+func (v *vm) turn(s syscall.Signal) error {
+	select {
+	case <-v.ended:
+		return errEnded
+	default:
+		return v.proc.Signal(s)
+	}
 }
 
 // Wait implements driver.VM.

@@ -68,13 +68,19 @@ type (
 		AmountMiB    int64 `json:"amount_mib"`
 		DeflateOnOOM bool  `json:"deflate_on_oom"`
 	}
+	vmState struct {
+		State string `json:"state"`
+	}
 	action struct {
 		ActionType string `json:"action_type"`
 	}
 )
 
-// Actions.
+// Actions and states.
 const (
+	statePaused  = "Paused"
+	stateResumed = "Resumed"
+
 	actionStart  = "InstanceStart"
 	actionCtrlAD = "SendCtrlAltDel"
 )

@@ -26,11 +26,11 @@ func everyBoot() []machine.Boot {
 	return []machine.Boot{b, big}
 }
 
-// everyRequest are all requests that the driver can send: plan and the two actions are the only
+// everyRequest are all requests that the driver can send: plan, the two actions and the two states are the only
 // places that make any.
 func everyRequest(t *testing.T) []request {
 	t.Helper()
-	out := []request{startRequest(), ctrlADRequest()}
+	out := []request{startRequest(), ctrlADRequest(), stateRequest(statePaused), stateRequest(stateResumed)}
 	for _, b := range everyBoot() {
 		for _, arch := range []string{"amd64", "arm64"} {
 			for _, words := range [][]string{nil, {"mvm.probe", "x=\x21"}} {

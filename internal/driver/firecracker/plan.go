@@ -54,6 +54,8 @@ func plan(b machine.Boot, l layout, arch string, serials []string, kernelArgs ..
 	), nil
 }
 
+func stateRequest(s string) request { return request{"PATCH", "/vm", vmState{s}} }
+
 func startRequest() request  { return request{"PUT", "/actions", action{actionStart}} }
 func ctrlADRequest() request { return request{"PUT", "/actions", action{actionCtrlAD}} }
 

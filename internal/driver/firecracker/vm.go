@@ -48,6 +48,7 @@ type vm struct {
 var (
 	_ driver.VM           = (*vm)(nil)
 	_ driver.ProcessOwner = (*vm)(nil)
+	_ driver.Pauser       = (*vm)(nil)
 )
 
 func newVM(s *site, out driver.Output, log *slog.Logger) *vm {
@@ -206,6 +207,23 @@ func (v *vm) Shutdown(ctx context.Context) error {
 	}
 	if f, ok := errors.AsType[*fault](err); ok {
 		return machine.Errorf("vmm.api", "use `mvmctl kill`", "Firecracker cannot press the guest's power button: %w", f)
+	}
+	return err
+}
+
+// Pause implements driver.Pauser.
+func (v *vm) Pause(ctx context.Context) error { return v.turn(ctx, statePaused) }
+
+// Resume implements driver.Pauser.
+func (v *vm) Resume(ctx context.Context) error { return v.turn(ctx, stateResumed) }
+
+func (v *vm) turn(ctx context.Context, state string) error {
+	if v.ended() {
+		return errEnded
+	}
+	err := v.api.call(ctx, stateRequest(state))
+	if f, ok := errors.AsType[*fault](err); ok {
+		return machine.Errorf("vmm.api", "look at the VMM's log", "Firecracker does not change the state of the machine: %w", f)
 	}
 	return err
 }

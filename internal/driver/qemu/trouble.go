@@ -23,7 +23,8 @@ type troubles struct {
 	io     string // the first failed request, or that the disk is full
 	full   bool
 	paused string
-	stops  int // counts pauses and their ends
+	asked  bool // for the pause, by us
+	stops  int  // counts pauses and their ends
 	told   string
 }
 
@@ -73,9 +74,18 @@ func (t *troubles) stopped() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stops++
-	t.paused = "the guest is paused"
+	if t.paused = "the guest is paused"; t.asked {
+		t.paused = ""
+	}
 	t.changed()
 	return t.stops
+}
+
+// ask notes that a pause, or its end, is wanted: then it is no trouble.
+func (t *troubles) ask(pause bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asked = pause
 }
 
 // stoppedBy adds QEMU's reason to a pause, unless that is over.

@@ -53,6 +53,7 @@ type vm struct {
 var (
 	_ driver.VM           = (*vm)(nil)
 	_ driver.ProcessOwner = (*vm)(nil)
+	_ driver.Pauser       = (*vm)(nil)
 )
 
 func newVM(out driver.Output, log *slog.Logger) *vm {
@@ -245,6 +246,25 @@ func (v *vm) Shutdown(ctx context.Context) error {
 	_, err := v.monitor().execute(ctx, "system_powerdown", nil)
 	if errors.Is(err, errQMPClosed) {
 		return nil // it is ending or has ended
+	}
+	return err
+}
+
+// Pause implements driver.Pauser.
+func (v *vm) Pause(ctx context.Context) error {
+	v.ills.ask(true)
+	_, err := v.monitor().execute(ctx, "stop", nil)
+	if err != nil {
+		v.ills.ask(false)
+	}
+	return err
+}
+
+// Resume implements driver.Pauser.
+func (v *vm) Resume(ctx context.Context) error {
+	_, err := v.monitor().execute(ctx, "cont", nil)
+	if err == nil {
+		v.ills.ask(false)
 	}
 	return err
 }
