@@ -95,6 +95,23 @@ func trickyLayers(t *testing.T) []v1.Layer {
 // startDocker starts a Docker engine of the test's own and returns its socket.
 func startDocker(t *testing.T) string {
 	t.Helper()
+	e := newEngine(t)
+	e.start()
+	return e.socket
+}
+
+// engine is a dockerd of a test's own.
+type engine struct {
+	t           *testing.T
+	dir, socket string
+	args        []string
+	cmd         *exec.Cmd
+	done        chan struct{} // closed when it has said its last word
+}
+
+// newEngine prepares one, and ends it with the test.
+func newEngine(t *testing.T) *engine {
+	t.Helper()
 	for _, tool := range []string{"dockerd", "docker"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("missing: %s (scripts/dev-setup.sh installs it)", tool)
@@ -107,42 +124,78 @@ func startDocker(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket, config := filepath.Join(dir, "s"), filepath.Join(dir, "config.json")
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the socket has an owner of its own
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "config.json")
 	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil { // not the host's
 		t.Fatal(err)
 	}
-	cmd := exec.Command("dockerd", "--host", "unix://"+socket, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"--pidfile", filepath.Join(dir, "pid"), "--config-file", config, "--storage-driver", "vfs", "--bridge", "none", "--iptables=false", "--ip-forward=false")
-	said, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
+	e := &engine{t: t, dir: dir, socket: filepath.Join(dir, "s")}
+	e.args = []string{
+		"--host", "unix://" + e.socket, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--pidfile", filepath.Join(dir, "pid"), "--config-file", config, "--storage-driver", "vfs", "--bridge", "none", "--iptables=false", "--ip-forward=false",
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		stop := time.AfterFunc(longWait, func() { _ = cmd.Process.Kill() })
-		defer stop.Stop()
-		<-done
-		_ = cmd.Wait() // SIGTERM is no failure
-		_ = os.RemoveAll(dir)
+		e.stop()
+		_ = syscall.Unmount(filepath.Join(dir, "data"), syscall.MNT_DETACH) // with --live-restore it leaves its mount of itself
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("an engine leaves something: %v", err)
+		}
 	})
+	return e
+}
+
+// start starts it, also again.
+func (e *engine) start() {
+	e.t.Helper()
+	e.cmd = exec.Command("dockerd", e.args...)
+	said, err := e.cmd.StderrPipe()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	if err := e.cmd.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	e.done = make(chan struct{})
 	lines := bufio.NewScanner(said)
 	var last string
 	for lines.Scan() {
 		if last = lines.Text(); strings.Contains(last, "API listen on ") {
-			go func() {
+			go func(done chan struct{}) {
 				defer close(done)
 				_, _ = io.Copy(io.Discard, said)
-			}()
-			return socket
+			}(e.done)
+			return
 		}
 	}
-	close(done)
-	t.Skipf("dockerd does not start here: %s", last)
-	return ""
+	close(e.done)
+	e.t.Skipf("dockerd does not start here: %s", last)
+}
+
+// stop ends it in order.
+func (e *engine) stop() {
+	if e.cmd == nil {
+		return
+	}
+	_ = e.cmd.Process.Signal(syscall.SIGTERM)
+	stop := time.AfterFunc(longWait, func() { _ = e.cmd.Process.Kill() })
+	defer stop.Stop()
+	<-e.done
+	_ = e.cmd.Wait() // SIGTERM is no failure
+	e.cmd = nil
+}
+
+// docker runs the docker command against it.
+func (e *engine) docker(args ...string) string {
+	e.t.Helper()
+	cmd := exec.CommandContext(e.t.Context(), "docker", args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+e.socket, "DOCKER_CONFIG="+e.dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		e.t.Fatalf("docker %q: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // node is a file of a tar file as a test compares it.

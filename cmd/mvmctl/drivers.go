@@ -34,6 +34,6 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 		BootProbe: probe,
 	})
 	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
-	c := docker.New(docker.Options{})
+	c := docker.New(docker.Options{StateDir: p.State})
 	return withApple([]driver.Driver{fc, q, c, f}, p, probe, log), map[string]bool{f.Name(): true}
 }

@@ -134,6 +134,14 @@ type Remover interface {
 	Remove(ctx context.Context, id, dir string) error
 }
 
+// Forgetter is implemented by a Remover whose Remove may have to wait, for an engine that does not
+// answer.
+type Forgetter interface {
+	// Forget notes that Remove is to be made up for, at the next occasion on which that can be done.
+	// The folder may be gone by then.
+	Forget(id, dir string) error
+}
+
 // Exporter is implemented by a Remover that can show what it keeps of a stopped machine.
 type Exporter interface {
 	// Export returns the machine's whole root file system, its own writes included, as a tar

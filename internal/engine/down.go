@@ -233,6 +233,11 @@ func (e *Engine) discard(ctx context.Context, rec machine.Record, lock Lock, for
 			return err
 		}
 		e.Log.Warn("removing what the backend keeps of a machine", "machine", rec.Name, "error", err)
+		if f, ok := e.driverOf(rec).(driver.Forgetter); ok {
+			if err := f.Forget(rec.ID, e.places(rec).Dir); err != nil {
+				e.Log.Warn("noting what the backend keeps of a machine", "machine", rec.Name, "error", err)
+			}
+		}
 	}
 	if err := e.Records.Delete(rec.Name); err != nil {
 		return err

@@ -32,12 +32,14 @@ const (
 
 // Bounds of what an engine may send and how long it may take.
 const (
-	maxAnswer   = 8 << 20
-	maxSaid     = 64 << 10         // of an error's answer
-	callTimeout = 30 * time.Second // a question
-	workTimeout = 5 * time.Minute  // making a container: some storage drivers copy all of the image
-	dialTimeout = 10 * time.Second // the socket is of this host
-	longMessage = 400              // of the engine's words in an error
+	maxAnswer    = 8 << 20
+	maxSaid      = 64 << 10         // of an error's answer
+	pingTimeout  = 10 * time.Second // whether it is there at all
+	callTimeout  = 30 * time.Second // a question
+	stallTimeout = 5 * time.Minute  // between two bytes of a stream: some storage drivers copy all of an image at its end
+	workTimeout  = 5 * time.Minute  // making a container: some storage drivers copy all of the image
+	dialTimeout  = 10 * time.Second // the socket is of this host
+	longMessage  = 400              // of the engine's words in an error
 )
 
 // statusError is an answer of the engine that is no success.
@@ -60,6 +62,7 @@ type client struct {
 	socket string
 	prefix string // "/v1.41"
 	info   engineInfo
+	stall  time.Duration // how long nothing may come or go in an exchange; 0: for ever
 }
 
 // engineInfo is what GET /info says of interest.
@@ -84,8 +87,8 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 
 // connect agrees on a version and learns what the engine is.
 func connect(ctx context.Context, socket string) (*client, error) {
-	c := &client{socket: socket}
-	pinging, cancel := context.WithTimeout(ctx, callTimeout)
+	c := &client{socket: socket, stall: stallTimeout}
+	pinging, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	resp, err := c.do(pinging, http.MethodGet, "/_ping", nil, nil, "")
 	if err != nil {
@@ -166,11 +169,12 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 // once, and not some time later as net/http's transport does it.
 func (c *client) exchange(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	conn, err := c.dial(ctx)
+	dialled, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = dialled.SetDeadline(time.Unix(1, 0)) })
+	conn := &watched{Conn: dialled, ctx: ctx, stall: c.stall}
 	release := func() error {
 		stop()
 		return conn.Close()
@@ -178,7 +182,7 @@ func (c *client) exchange(req *http.Request) (*http.Response, error) {
 	req.Close = true
 	sent := req.Write(conn)
 	if sent != nil && ctx.Err() == nil { // an engine that refuses need not read all; what it says is there already
-		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+		conn.stall = time.Second
 	}
 	resp, err := readResponse(conn, req)
 	if err != nil {
@@ -187,6 +191,35 @@ func (c *client) exchange(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &body{Reader: resp.Body, release: release}
 	return resp, nil
+}
+
+// watched is a connection on which something has to move.
+type watched struct {
+	net.Conn
+	ctx   context.Context
+	stall time.Duration // 0: it need not
+}
+
+// Read implements net.Conn.
+func (w *watched) Read(p []byte) (int, error) {
+	w.extend()
+	return w.Conn.Read(p)
+}
+
+// Write implements net.Conn.
+func (w *watched) Write(p []byte) (int, error) {
+	w.extend()
+	return w.Conn.Write(p)
+}
+
+func (w *watched) extend() {
+	if w.stall == 0 {
+		return
+	}
+	_ = w.SetDeadline(time.Now().Add(w.stall))
+	if w.ctx.Err() != nil { // it has just ended, and its own deadline may be the one that was overwritten
+		_ = w.SetDeadline(time.Unix(1, 0))
+	}
 }
 
 // readResponse reads an answer up to its body. Only its header is bounded.

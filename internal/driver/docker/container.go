@@ -164,7 +164,11 @@ const maxMarker = 8 << 10
 // engineOf returns the socket of the engine that has a machine's container, "" when there is none,
 // and whether the container was made.
 func engineOf(dir string) (socket string, made bool, err error) {
-	f, err := os.Open(filepath.Join(dir, marker))
+	return readMarker(filepath.Join(dir, marker))
+}
+
+func readMarker(path string) (socket string, made bool, err error) {
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", false, nil
 	}
@@ -178,14 +182,15 @@ func engineOf(dir string) (socket string, made bool, err error) {
 	}
 	id, socket, _ := strings.Cut(strings.TrimSuffix(string(data), "\n"), "\n")
 	if !filepath.IsAbs(socket) {
-		return "", false, machine.Errorf("state.corrupt", "delete the machine with `mvmctl rm --force`", "%s names no engine", filepath.Join(dir, marker))
+		return "", false, machine.Errorf("state.corrupt", "delete the machine with `mvmctl rm --force`", "%s names no engine", path)
 	}
 	return socket, id != making, nil
 }
 
 // note writes the marker.
-func note(dir, id, socket string) error {
-	path := filepath.Join(dir, marker)
+func note(dir, id, socket string) error { return writeMarker(filepath.Join(dir, marker), id, socket) }
+
+func writeMarker(path, id, socket string) error {
 	err := os.WriteFile(path+".new", []byte(id+"\n"+socket+"\n"), 0o600)
 	if err == nil {
 		err = os.Rename(path+".new", path)

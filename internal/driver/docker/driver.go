@@ -17,7 +17,8 @@ import (
 
 // Options configure a Driver.
 type Options struct {
-	Getenv func(string) string // of the user: where the engine is; nil: os.Getenv
+	Getenv   func(string) string // of the user: where the engine is; nil: os.Getenv
+	StateDir string              // where it is noted what is left to delete; "": nowhere
 }
 
 // Driver implements driver.Driver.
@@ -108,6 +109,7 @@ func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	if err != nil {
 		return nil, err
 	}
+	d.clearLeftovers(ctx, c)
 	return c.start(ctx, b, root, p, out)
 }
 
@@ -163,18 +165,11 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
-	var have inspected
-	err = c.get(ctx, "/containers/"+containerName(id)+"/json", nil, &have)
-	if err == nil && have.Config.Labels[labelMachine] == id { // else it is somebody else's
-		err = c.remove(ctx, have.ID)
+	d.clearLeftovers(ctx, c)
+	if err := c.removeMachine(ctx, id); err != nil {
+		return err
 	}
-	if err != nil && !isStatus(err, http.StatusNotFound) {
-		return engineError(ctx, "removing the machine's container", err)
-	}
-	if err := os.RemoveAll(filepath.Join(dir, ownFolder)); err != nil {
-		return machine.Errorf("state.readonly", "make the machine's folder writable", "forgetting the machine's container: %w", err)
-	}
-	return nil
+	return forgetMarker(dir)
 }
 
 // Thaw implements driver.Thawer: the processes of a frozen container cannot be ended.

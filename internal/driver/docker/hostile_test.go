@@ -98,6 +98,29 @@ func TestSilentEngine(t *testing.T) {
 	}
 }
 
+// TestStandstill: an engine that stops in the middle of an answer, or takes nothing any more, costs no
+// more than the time in which something should have moved.
+func TestStandstill(t *testing.T) {
+	socket := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/changes") {
+			_, _ = w.Write([]byte("["))
+			_ = http.NewResponseController(w).Flush()
+		}
+		<-r.Context().Done()
+	})
+	c := &client{socket: socket, stall: 100 * time.Millisecond}
+	if _, err := c.changes(t.Context(), "x"); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("an answer that stops: %v", err)
+	}
+	if _, err := c.do(t.Context(), http.MethodPost, "/images/create", nil, neverending{}, "application/x-tar"); err == nil || !strings.Contains(err.Error(), "i/o timeout") {
+		t.Errorf("a request that is not taken: %v", err)
+	}
+}
+
+type neverending struct{}
+
+func (neverending) Read(p []byte) (int, error) { return len(p), nil }
+
 // TestDenied: a socket that is there and is somebody else's.
 func TestDenied(t *testing.T) {
 	err := (&client{socket: "/s"}).unreachable(t.Context(), &net.OpError{Op: "dial", Err: fs.ErrPermission})

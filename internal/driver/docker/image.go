@@ -163,6 +163,9 @@ func (d *Driver) Prune(ctx context.Context, dryRun bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if !dryRun {
+		d.clearLeftovers(ctx, c)
+	}
 	var images []imageSummary
 	if err := c.get(ctx, "/images/json", filter("label", labelImage), &images); err != nil {
 		return 0, engineError(ctx, "listing our images", err)

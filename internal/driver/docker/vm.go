@@ -103,7 +103,11 @@ func (c *client) runOnce(ctx context.Context, id string, cfg config, out driver.
 	v.console = console
 	life, endLife := context.WithCancel(context.Background()) // of the machine
 	v.giveUp = endLife
+	stop := context.AfterFunc(ctx, endLife)
 	exit, err := v.awaitExit(life)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		endLife()
 		_ = console.Close()
@@ -171,12 +175,22 @@ type exited struct {
 
 // awaitExit has the engine say when the container, which does not run yet, has run.
 func (v *vm) awaitExit(ctx context.Context) (<-chan exited, error) {
-	resp, err := v.c.do(ctx, http.MethodPost, "/containers/"+v.id+"/wait", url.Values{"condition": {"next-exit"}}, nil, "") //nolint:bodyclose // by the goroutine below
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(callTimeout, cancel) // the answer begins at once, and ends with the machine
+	forever := *v.c
+	forever.stall = 0
+	resp, err := forever.do(ctx, http.MethodPost, "/containers/"+v.id+"/wait", url.Values{"condition": {"next-exit"}}, nil, "") //nolint:bodyclose // by the goroutine below
+	if !late.Stop() && err == nil {
+		_ = resp.Body.Close()
+		err = context.DeadlineExceeded
+	}
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	exit := make(chan exited, 1)
 	go func() {
+		defer cancel()
 		defer close(exit)
 		var said struct{ StatusCode *int }
 		err := json.NewDecoder(io.LimitReader(resp.Body, maxSaid)).Decode(&said)

@@ -57,6 +57,7 @@ func (d *Driver) DropVolume(ctx context.Context, id, at string) error {
 	if err != nil {
 		return err
 	}
+	d.clearLeftovers(ctx, c) // one of them may have it
 	return c.dropVolume(ctx, id)
 }
 
