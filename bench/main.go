@@ -20,7 +20,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	runs := flag.Int("runs", 200, "runs of the quick measurements; slow ones take a twentieth, at least 10")
-	only := flag.String("only", "", "comma-separated sections: cli, boot, exec, bulk, memory, images, kernel")
+	only := flag.String("only", "", "comma-separated sections: cli, boot, exec, bulk, memory, images, kernel, docker")
 	serve := flag.String("registry", "", "serve a registry with its blobs in this `folder`, for the section images")
 	flag.Parse()
 	if *serve != "" {
@@ -43,7 +43,7 @@ func run() int {
 	for _, s := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"cli", b.cli}, {"boot", b.boot}, {"exec", b.exec}, {"bulk", b.bulk}, {"memory", b.memory}, {"images", b.images}, {"kernel", b.kernel}} {
+	}{{"cli", b.cli}, {"boot", b.boot}, {"exec", b.exec}, {"bulk", b.bulk}, {"memory", b.memory}, {"images", b.images}, {"kernel", b.kernel}, {"docker", b.docker}} {
 		if *only != "" && !strings.Contains(","+*only+",", ","+s.name+",") {
 			continue
 		}

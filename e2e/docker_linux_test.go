@@ -147,7 +147,10 @@ func TestDockerVolumes(t *testing.T) {
 		}
 	}
 	volumes := []string{"-v", "data:/data", "-v", settings + ":/etc/app", "-v", settings + "/sub/app.conf:/etc/one.conf", "-v", secret + ":/run/keys/key:secret"}
-	up := func(name string) { t.Helper(); l.must(append([]string{"up", "-d", "--name", name, "minimal"}, volumes...)...) }
+	up := func(name string) {
+		t.Helper()
+		l.must(append([]string{"up", "-d", "--name", name, "minimal"}, volumes...)...)
+	}
 	l.must("volume", "create", "data")
 	up("a")
 	script := "cat /etc/app/sub/app.conf /etc/one.conf /run/keys/key; echo kept > /data/f; for f in /etc/app/x /etc/one.conf /run/keys/key; do echo x > $f && echo written; done 2>/dev/null; stat -c %a /etc/app/sub/app.conf"
@@ -187,7 +190,13 @@ func TestDockerVolumes(t *testing.T) {
 	if r := l.run("volume", "rm", "data"); r.code != 125 {
 		t.Errorf("removed while attached: %v", r)
 	}
-	l.must("rm", "--force", "b")
+	for _, name := range []string{"r1", "r2"} {
+		l.must("up", "-d", "--name", name, "minimal", "-v", "data:/data:ro")
+		if out := l.must("exec", name, "--", "sh", "-c", "cat /data/f; echo x > /data/f || echo refused"); !strings.HasPrefix(out, "kept\nrefused") {
+			t.Errorf("a volume that is only read: %q", out)
+		}
+	}
+	l.must("rm", "--force", "b", "r1", "r2")
 
 	// The owner of the engine deletes it: it is never made again, empty, in silence.
 	l.must("volume", "rm", "other")

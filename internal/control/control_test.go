@@ -25,8 +25,8 @@ type double struct {
 	agent   http.RoundTripper
 }
 
-func (d *double) Status() machine.Status   { return d.status }
-func (d *double) Stop(r StopRequest)       { d.stopped <- r }
+func (d *double) Status() machine.Status { return d.status }
+func (d *double) Stop(r StopRequest)     { d.stopped <- r }
 func (d *double) Pause(context.Context) error {
 	d.status.State = machine.StatePaused
 	return nil

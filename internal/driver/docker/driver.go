@@ -188,7 +188,10 @@ func (d *Driver) Thaw(ctx context.Context, id, dir string) error {
 	case have.Config.Labels[labelMachine] != id || !have.State.Paused:
 		return nil
 	}
-	return c.turn(ctx, have.ID, false)
+	if err := c.turn(ctx, have.ID, false); err != nil {
+		return err
+	}
+	return c.end(ctx, have.ID)
 }
 
 func rootDisk(b machine.Boot) machine.Disk {

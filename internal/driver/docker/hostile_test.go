@@ -112,6 +112,7 @@ func TestStandstill(t *testing.T) {
 	if _, err := c.changes(t.Context(), "x"); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("an answer that stops: %v", err)
 	}
+	//nolint:bodyclose // there is no answer
 	if _, err := c.do(t.Context(), http.MethodPost, "/images/create", nil, neverending{}, "application/x-tar"); err == nil || !strings.Contains(err.Error(), "i/o timeout") {
 		t.Errorf("a request that is not taken: %v", err)
 	}

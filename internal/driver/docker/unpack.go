@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,9 +89,9 @@ func unpack(r io.Reader, dir string) error {
 			return fmt.Errorf("%s: %w", quote(h.Name), err)
 		}
 	}
-	for i := len(folders) - 1; i >= 0; i-- {
-		if err := settle(root, folders[i]); err != nil {
-			return fmt.Errorf("%s: %w", quote(folders[i].Name), err)
+	for _, h := range slices.Backward(folders) {
+		if err := settle(root, h); err != nil {
+			return fmt.Errorf("%s: %w", quote(h.Name), err)
 		}
 	}
 	return nil
