@@ -132,7 +132,7 @@ func (d *double) handle(r *http.Request, starts chan chan error) error {
 		return errors.New("the requested operation is not supported until the microVM is started")
 	}
 	if r.URL.Path == "/vm" && running {
-		return d.qemu.command(map[any]string{"Paused": "stop", "Resumed": "cont"}[body["state"]], `{}`)
+		return d.qemu.Command(map[any]string{"Paused": "stop", "Resumed": "cont"}[body["state"]], `{}`)
 	}
 	if running {
 		return errors.New("the requested operation is not supported after starting the microVM")

@@ -183,7 +183,7 @@ func (v *vm) dialOnce(ctx context.Context, port uint32) (net.Conn, error) {
 	}
 	if err := checkPeer(conn, v.site.uid); err != nil {
 		_ = conn.Close()
-		return nil, machine.Errorf("vmm.api", "end the machine with `mvmctl kill`, and look at its log", "connecting to the guest: %w", err)
+		return nil, machine.Errorf("vmm.api", "end the machine with `mvmctl down --force`, and look at its log", "connecting to the guest: %w", err)
 	}
 	return conn, nil
 }
@@ -206,7 +206,7 @@ func (v *vm) Shutdown(ctx context.Context) error {
 		return nil // it is ending or has ended
 	}
 	if f, ok := errors.AsType[*fault](err); ok {
-		return machine.Errorf("vmm.api", "use `mvmctl kill`", "Firecracker cannot press the guest's power button: %w", f)
+		return machine.Errorf("vmm.api", "end it with `mvmctl down --force`", "Firecracker cannot press the guest's power button: %w", f)
 	}
 	return err
 }
@@ -218,8 +218,8 @@ func (v *vm) Pause(ctx context.Context) error { return v.turn(ctx, statePaused) 
 func (v *vm) Resume(ctx context.Context) error { return v.turn(ctx, stateResumed) }
 
 func (v *vm) turn(ctx context.Context, state string) error {
-	if v.ended() {
-		return errEnded
+	if v.child.Ended() {
+		return vmm.ErrEnded
 	}
 	err := v.api.call(ctx, stateRequest(state))
 	if f, ok := errors.AsType[*fault](err); ok {

@@ -235,7 +235,7 @@ func (v *vm) Shutdown(ctx context.Context) error {
 	err := v.api.stop(ctx)
 	switch refused, ok := errors.AsType[*refusal](err); {
 	case ok:
-		return machine.Errorf("vmm.api", "use `mvmctl kill`", "vfkit cannot press the guest's power button: %w", refused)
+		return machine.Errorf("vmm.api", "use `mvmctl down --force`", "vfkit cannot press the guest's power button: %w", refused)
 	case err != nil && (v.child.Ended() || errors.Is(err, io.EOF)):
 		return nil // it is ending or has ended
 	}
