@@ -10,6 +10,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/driver/docker"
 	"github.com/mvmctl/mvmctl/internal/driver/fake"
 	"github.com/mvmctl/mvmctl/internal/driver/firecracker"
+	"github.com/mvmctl/mvmctl/internal/driver/lima"
 	"github.com/mvmctl/mvmctl/internal/driver/qemu"
 	"github.com/mvmctl/mvmctl/internal/engine"
 	"github.com/mvmctl/mvmctl/internal/paths"
@@ -35,5 +36,12 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 	})
 	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
 	c := docker.New(docker.Options{StateDir: p.State})
-	return withApple([]driver.Driver{fc, q, c, f}, p, probe, log), map[string]bool{f.Name(): true}
+	l := lima.New(lima.Options{
+		VM: limaVM(), CacheDir: p.Cache, Progress: os.Stderr,
+		BootProbe: func(ctx context.Context) (lima.ProbeAssets, error) {
+			k, rd, err := e.ProbeAssets(ctx)
+			return lima.ProbeAssets{Kernel: k, Initrd: rd}, err
+		},
+	})
+	return withApple([]driver.Driver{fc, q, c, l, f}, p, probe, log), map[string]bool{f.Name(): true}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/mvmctl/mvmctl/internal/cli"
+	"github.com/mvmctl/mvmctl/internal/linuxenv"
 	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
@@ -18,6 +19,9 @@ func main() { os.Exit(run()) }
 func run() int {
 	if len(os.Args) > 1 && os.Args[1] == superviseCommand {
 		return runSupervisor()
+	}
+	if len(os.Args) > 1 && os.Args[1] == linuxenv.Command {
+		return serveLinux()
 	}
 	return cli.Run(context.Background(), os.Args[1:], cli.Stdio(), deps())
 }

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/driver/firecracker"
+	"github.com/mvmctl/mvmctl/internal/driver/lima"
+	"github.com/mvmctl/mvmctl/internal/driver/qemu"
+	"github.com/mvmctl/mvmctl/internal/linuxenv"
+	"github.com/mvmctl/mvmctl/internal/machine"
+)
+
+// Where the side in a Lima virtual machine keeps its things. The virtual machine is ours alone.
+const (
+	linuxDir = "/var/lib/mvmctl"
+	linuxRun = "/run/mvmctl"
+)
+
+// limaVM is the Lima virtual machine of this user.
+func limaVM() *linuxenv.VM {
+	return linuxenv.New(linuxenv.Options{
+		Limactl: os.Getenv("MVM_LIMACTL"), Instance: os.Getenv("MVM_LIMA_INSTANCE"), Program: linuxProgram,
+	})
+}
+
+// linuxProgram finds this program built for Linux: itself, or the one that is installed beside it.
+func linuxProgram() (string, error) {
+	if path := os.Getenv("MVM_LINUX_MVMCTL"); path != "" {
+		return path, nil
+	}
+	exe, err := os.Executable()
+	if err == nil && runtime.GOOS != "linux" {
+		if exe, err = filepath.EvalSymlinks(exe); err == nil {
+			exe = filepath.Join(filepath.Dir(exe), "mvmctl-linux-"+runtime.GOARCH)
+			_, err = os.Stat(exe)
+		}
+	}
+	if err != nil {
+		return "", machine.Errorf("lima.program", "install mvmctl anew, with mvmctl-linux-"+runtime.GOARCH+" beside it, or set MVM_LINUX_MVMCTL", "there is no mvmctl for Linux to put into the virtual machine: %w", err)
+	}
+	return exe, nil
+}
+
+// serveLinux is the side in a Lima virtual machine: one session, over standard input and output.
+func serveLinux() int {
+	in, out := os.Stdin, os.Stdout
+	// Nothing else of this program may write into the session.
+	os.Stdout = os.Stderr
+	catch(syscall.SIGHUP, syscall.SIGPIPE)
+	log := newLog(os.Stderr)
+	// qemu and firecracker find programs of the system's administrator.
+	_ = os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	// They are there with a processor that has it; a cloud image loads them only when asked.
+	for _, module := range []string{"kvm_intel", "kvm_amd", "vhost_vsock", "tun"} {
+		_ = exec.CommandContext(context.Background(), "modprobe", "-q", module).Run()
+	}
+	h := &lima.Host{
+		Dir: linuxDir, Run: linuxRun,
+		Drivers: func(probe func(context.Context) (machine.Kernel, string, error)) []driver.Driver {
+			return linuxDrivers(probe, log)
+		},
+		Provide: func(ctx context.Context, words io.Writer) error { return provide(ctx, words, log) },
+	}
+	err := linuxenv.Serve(context.Background(), in, out, h.Handler(), version)
+	h.Close()
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "linux side:", err)
+		return 1
+	}
+	return 0
+}
+
+// linuxDrivers are the backends in the virtual machine, the best one first.
+func linuxDrivers(probe func(context.Context) (machine.Kernel, string, error), log *slog.Logger) []driver.Driver {
+	cache := filepath.Join(linuxDir, "probes")
+	return []driver.Driver{
+		firecracker.New(firecracker.Options{
+			CacheDir: cache, InstallDir: filepath.Join(linuxDir, "vmm"), Log: log,
+			BootProbe: func(ctx context.Context) (firecracker.ProbeAssets, error) {
+				k, rd, err := probe(ctx)
+				return firecracker.ProbeAssets{Kernel: k, Initrd: rd}, err
+			},
+		}),
+		qemu.New(qemu.Options{
+			CacheDir: cache, Log: log,
+			BootProbe: func(ctx context.Context) (qemu.ProbeAssets, error) {
+				k, rd, err := probe(ctx)
+				return qemu.ProbeAssets{Kernel: k, Initrd: rd}, err
+			},
+		}),
+	}
+}
+
+// provide fetches Firecracker where there is KVM, and QEMU for when there is not, or it does not work.
+func provide(ctx context.Context, words io.Writer, log *slog.Logger) error {
+	_, kvm := os.Stat("/dev/kvm")
+	if kvm == nil {
+		_, _ = io.WriteString(words, "fetching Firecracker\n")
+		i, _ := linuxDrivers(nil, log)[0].(driver.Installer)
+		err := i.Install(ctx)
+		if err == nil {
+			return nil
+		}
+		_, _ = fmt.Fprintf(words, "%v\n", err)
+	}
+	pkg, program := "qemu-system-x86", "qemu-system-x86_64"
+	if runtime.GOARCH == "arm64" {
+		pkg, program = "qemu-system-arm", "qemu-system-aarch64"
+	}
+	if _, err := exec.LookPath(program); err == nil {
+		return nil
+	}
+	for _, args := range [][]string{{"apt-get", "-q", "update"}, {"apt-get", "-q", "-y", "--no-install-recommends", "install", pkg}} {
+		_, err := linuxenv.Env{}.Run(ctx, linuxenv.Program{Args: args, Env: []string{"DEBIAN_FRONTEND=noninteractive", "PATH=" + os.Getenv("PATH")}, Stdout: words, Stderr: words})
+		if err != nil {
+			return machine.Errorf("backend.install", "look at the virtual machine's network: `limactl shell`", "installing %s in the virtual machine: %w", pkg, err)
+		}
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		return machine.Errorf("backend.install", "look at the virtual machine's network: `limactl shell`", "installing %s in the virtual machine did not work", pkg)
+	}
+	return nil
+}
