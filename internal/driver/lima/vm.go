@@ -92,12 +92,7 @@ func (v *vm) launch(ctx context.Context, f *files, order start) error {
 	stop := context.AfterFunc(ctx, over)
 	events, err := request(life, v.session, http.MethodPost, pathStart, strings.NewReader(string(data)))
 	if err == nil {
-		var kind byte
-		if kind, data, err = linuxenv.ReadFrame(events); err == nil && kind != eventStarted {
-			if err = endOf(data); err == nil {
-				err = errors.New("the machine ended at once")
-			}
-		}
+		err = v.awaitStart(events)
 		if err != nil {
 			_ = events.Close()
 		}
@@ -118,6 +113,37 @@ func (v *vm) launch(ctx context.Context, f *files, order start) error {
 		v.follow(events)
 	}()
 	return nil
+}
+
+// awaitStart reads events until the machine runs.
+func (v *vm) awaitStart(events io.Reader) error {
+	for {
+		kind, data, err := linuxenv.ReadFrame(events)
+		switch {
+		case err != nil:
+			return err
+		case kind == eventStarted:
+			return nil
+		case kind == eventEnded:
+			if err := endOf(data); err != nil {
+				return err
+			}
+			return errors.New("it ended at once")
+		}
+		v.pass(kind, data)
+	}
+}
+
+// pass gives what the machine says to those who listen.
+func (v *vm) pass(kind byte, data []byte) {
+	switch kind {
+	case eventConsole:
+		_, _ = v.out.Console.Write(data)
+	case eventVMM:
+		_, _ = v.out.VMM.Write(data)
+	case eventTrouble:
+		v.out.Trouble(clean(string(data), 400))
+	}
 }
 
 // follow passes the machine's events on until it has ended.
@@ -150,16 +176,10 @@ func (v *vm) read(events io.Reader) (ended error, known bool) {
 		if err != nil {
 			return nil, false
 		}
-		switch kind {
-		case eventConsole:
-			_, _ = v.out.Console.Write(data)
-		case eventVMM:
-			_, _ = v.out.VMM.Write(data)
-		case eventTrouble:
-			v.out.Trouble(clean(string(data), 400))
-		case eventEnded:
+		if kind == eventEnded {
 			return endOf(data), true
 		}
+		v.pass(kind, data)
 	}
 }
 
