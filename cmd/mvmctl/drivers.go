@@ -38,10 +38,7 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 	c := docker.New(docker.Options{StateDir: p.State})
 	l := lima.New(lima.Options{
 		VM: limaVM(), CacheDir: p.Cache, Progress: os.Stderr,
-		BootProbe: func(ctx context.Context) (lima.ProbeAssets, error) {
-			k, rd, err := e.ProbeAssets(ctx)
-			return lima.ProbeAssets{Kernel: k, Initrd: rd}, err
-		},
+		BootProbe: probe,
 	})
 	return withApple([]driver.Driver{fc, q, c, l, f}, p, probe, log), map[string]bool{f.Name(): true}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/driver/qemu"
 	"github.com/mvmctl/mvmctl/internal/linuxenv"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // Where the side in a Lima virtual machine keeps its things. The virtual machine is ours alone.
@@ -82,20 +83,16 @@ func serveLinux() int {
 // linuxDrivers are the backends in the virtual machine, the best one first.
 func linuxDrivers(probe func(context.Context) (machine.Kernel, string, error), log *slog.Logger) []driver.Driver {
 	cache := filepath.Join(linuxDir, "probes")
+	boot := func(ctx context.Context) (vmm.ProbeAssets, error) {
+		k, rd, err := probe(ctx)
+		return vmm.ProbeAssets{Kernel: k, Initrd: rd}, err
+	}
 	return []driver.Driver{
 		firecracker.New(firecracker.Options{
-			CacheDir: cache, InstallDir: filepath.Join(linuxDir, "vmm"), Log: log,
-			BootProbe: func(ctx context.Context) (firecracker.ProbeAssets, error) {
-				k, rd, err := probe(ctx)
-				return firecracker.ProbeAssets{Kernel: k, Initrd: rd}, err
-			},
+			CacheDir: cache, InstallDir: filepath.Join(linuxDir, "vmm"), Log: log, BootProbe: boot,
 		}),
 		qemu.New(qemu.Options{
-			CacheDir: cache, Log: log,
-			BootProbe: func(ctx context.Context) (qemu.ProbeAssets, error) {
-				k, rd, err := probe(ctx)
-				return qemu.ProbeAssets{Kernel: k, Initrd: rd}, err
-			},
+			CacheDir: cache, Log: log, BootProbe: boot,
 		}),
 	}
 }

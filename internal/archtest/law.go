@@ -50,6 +50,7 @@ func table() map[string]row {
 		"jailer":      host(1, "machine"),
 		"control":     host(1, "machine"),
 		"process":     host(1, "machine"),
+		"linuxenv":    host(1, "machine"),
 		"agentclient": host(1, "agentproto"),
 		"layer":       host(1, "machine", "disk"),
 
@@ -71,8 +72,8 @@ func table() map[string]row {
 		"driver/fake":        backend,
 		"driver/firecracker": backend,
 		"driver/vz":          backend,
-		"driver/lima":        backend,
 		"driver/docker":      host(3, "driver", "machine", "agentproto", "disk", "layer", "process", "fault"),
+		"driver/lima":        host(3, "driver", "machine", "linuxenv", "vmm", "disk", "layer", "flock", "fault"),
 		"driver/drivertest": host(3, "driver", "machine", "disk", "process", "fault", "vsock",
 			"paths", "image", "kernel", "initrd", "agentbin", "agentproto", "agentclient"),
 

@@ -6,12 +6,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/driver/drivertest"
 	"github.com/mvmctl/mvmctl/internal/driver/lima"
 	"github.com/mvmctl/mvmctl/internal/linuxenv"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // TestConformance runs the suite with the real limactl, in a real virtual machine and with a real
@@ -20,12 +20,12 @@ func TestConformance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it boots a virtual machine and some forty guests in it")
 	}
-	drivertest.Run(t, drivertest.Harness{SeesPanic: true, Patience: 2 * time.Minute, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
+	drivertest.Run(t, drivertest.Harness{SeesPanic: true, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
 		return lima.New(lima.Options{
 			VM: realVM(t, a), CacheDir: a.Cache, Progress: testWriter{t},
-			BootProbe: func(context.Context) (lima.ProbeAssets, error) {
+			BootProbe: func(context.Context) (vmm.ProbeAssets, error) {
 				a := a.WithKernel(t)
-				return lima.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
+				return vmm.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
 			},
 		})
 	}})

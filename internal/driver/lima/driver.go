@@ -16,6 +16,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/linuxenv"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // Options configure a Driver.
@@ -23,14 +24,8 @@ type Options struct {
 	VM       *linuxenv.VM
 	CacheDir string // where the answers of slow questions are remembered; "": they are not
 	// BootProbe returns what to boot to find out whether KVM works in the virtual machine.
-	BootProbe func(ctx context.Context) (ProbeAssets, error)
+	BootProbe func(ctx context.Context) (vmm.ProbeAssets, error)
 	Progress  io.Writer // what is said while the virtual machine is made; nil: nowhere
-}
-
-// ProbeAssets are a kernel and an initramfs for a boot probe.
-type ProbeAssets struct {
-	Kernel machine.Kernel
-	Initrd string
 }
 
 // Driver implements driver.Driver.
