@@ -306,14 +306,25 @@ func (c *client) end(ctx context.Context, id string) error {
 	return nil
 }
 
+// turnTries is how often a container is paused whose processes do not freeze: on a busy host with
+// cgroup v1 runc gives up on them (seen with 1.1), and the next time it works.
+const turnTries = 4
+
 // turn pauses a container or lets it go on. What it does already is success.
 func (c *client) turn(ctx context.Context, id string, pause bool) error {
 	verb := map[bool]string{true: "pause", false: "unpause"}[pause]
-	err := c.post(ctx, "/containers/"+id+"/"+verb, nil, nil, nil)
-	if _, refused := errors.AsType[*statusError](err); refused {
+	var err error
+	for range turnTries {
+		err = c.post(ctx, "/containers/"+id+"/"+verb, nil, nil, nil)
+		if _, refused := errors.AsType[*statusError](err); !refused {
+			break
+		}
 		var have inspected
 		if c.get(ctx, "/containers/"+id+"/json", nil, &have) == nil && have.State.Running && have.State.Paused == pause {
 			return nil
+		}
+		if !isStatus(err, http.StatusInternalServerError) {
+			break
 		}
 	}
 	if err != nil {
