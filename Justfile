@@ -43,6 +43,10 @@ test-filter PATTERN *ARGS:
 e2e *ARGS: build
     go test -p 1 -timeout 40m -v ./e2e/... "$@"
 
+# all of the drivers' tests on a host with real KVM, made for it; takes minutes
+kvmhost *ARGS: build
+    MVM_KVMHOST=all go test -timeout 100m -v -run '^TestKVMHost$' ./e2e "$@"
+
 # fuzz every target, longer than CI does:  just fuzz 1m
 fuzz EACH="20s":
     @dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT; export TESTSUM_DIR="$dir"; \

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mvmctl/mvmctl/e2e/kvmhost/wire"
 	"github.com/mvmctl/mvmctl/internal/disk"
 )
 
@@ -41,7 +42,7 @@ type Host struct {
 	cmd     *exec.Cmd
 	port    net.Conn
 	enc     *json.Encoder
-	from    chan FromInit // closed when the host is gone
+	from    chan wire.FromInit // closed when the host is gone
 	exited  chan struct{}
 	console string
 
@@ -61,7 +62,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{from: make(chan FromInit), exited: make(chan struct{})}
+	h := &Host{from: make(chan wire.FromInit), exited: make(chan struct{})}
 	if h.dir, err = os.MkdirTemp("", "mvm-kvmhost-*"); err != nil {
 		return nil, err
 	}
@@ -91,10 +92,12 @@ func (h *Host) boot(ctx context.Context, qemu string, img image, o Options) erro
 	if err := makeFiles(ctx, files, h.dir, o.Files); err != nil {
 		return err
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return err
 	}
+	unix.CloseOnExec(pair[0])
+	unix.CloseOnExec(pair[1])
 	ours, theirs := os.NewFile(uintptr(pair[0]), "port"), os.NewFile(uintptr(pair[1]), "port")
 	defer func() { _ = ours.Close(); _ = theirs.Close() }()
 	if h.port, err = net.FileConn(ours); err != nil {
@@ -105,14 +108,14 @@ func (h *Host) boot(ctx context.Context, qemu string, img image, o Options) erro
 	if memory == 0 {
 		memory = 4096
 	}
-	// One processor in one thread: with more, what runs inside the guests inside goes wrong at times.
+	// Two processors: with one, a host is at times lost in a guest and hears of nothing more.
 	h.cmd = exec.Command(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", //nolint:noctx // Close ends it
-		"-machine", "q35", "-accel", "tcg,thread=single", "-smp", "1", "-cpu", "EPYC,+svm,+npt", "-m", fmt.Sprint(memory),
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "EPYC,+svm,+npt", "-m", fmt.Sprint(memory),
 		"-kernel", img.kernel, "-append", "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rootfstype=ext4 ro init=/init random.trust_cpu=on",
 		"-drive", "if=none,id=files,format=raw,readonly=on,file="+files, "-device", "nvme,serial=files,drive=files",
 		"-drive", "if=none,id=root,format=raw,readonly=on,file="+img.root, "-device", "nvme,serial=root,drive=root",
 		"-chardev", "file,id=console,path="+h.console, "-serial", "chardev:console",
-		"-chardev", "socket,id=port,fd=3", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name="+PortName)
+		"-chardev", "socket,id=port,fd=3", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name="+wire.PortName)
 	h.cmd.ExtraFiles = []*os.File{theirs}
 	var said strings.Builder
 	h.cmd.Stderr = &said
@@ -131,7 +134,7 @@ func (h *Host) boot(ctx context.Context, qemu string, img image, o Options) erro
 	go func() {
 		defer close(h.from)
 		for dec := json.NewDecoder(h.port); ; {
-			var m FromInit
+			var m wire.FromInit
 			if dec.Decode(&m) != nil {
 				return
 			}
@@ -143,13 +146,13 @@ func (h *Host) boot(ctx context.Context, qemu string, img image, o Options) erro
 
 // Run runs a command to its end and returns its exit code. An error means that it did not start,
 // that ctx ended or that the host is gone.
-func (h *Host) Run(ctx context.Context, c Command, stdout, stderr io.Writer) (int, error) {
+func (h *Host) Run(ctx context.Context, c wire.Command, stdout, stderr io.Writer) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(c.Args) == 0 {
 		return -1, errors.New("no command")
 	}
-	if err := h.enc.Encode(ToInit{Run: &c}); err != nil {
+	if err := h.enc.Encode(wire.ToInit{Run: &c}); err != nil {
 		return -1, fmt.Errorf("the KVM host is gone: %w", err)
 	}
 	done := ctx.Done()
@@ -168,7 +171,7 @@ func (h *Host) Run(ctx context.Context, c Command, stdout, stderr io.Writer) (in
 			_, _ = stderr.Write(m.Err)
 		case <-done:
 			done = nil
-			if err := h.enc.Encode(ToInit{Kill: true}); err != nil {
+			if err := h.enc.Encode(wire.ToInit{Kill: true}); err != nil {
 				return -1, fmt.Errorf("the KVM host is gone: %w", err)
 			}
 			// What answers no more is ended whole; then from is closed.

@@ -40,7 +40,9 @@ func placed(dir string) bool {
 	switch first {
 	case "internal", "cmd", "scripts":
 		return nested
-	case "e2e", "bench", "nix", "guest": // nix and guest hold the flake and the kernel's options, and what embeds them
+	case "e2e":
+		return !nested || dir == "e2e/kvmhost" || strings.HasPrefix(dir, "e2e/kvmhost/") // another host, for the tests
+	case "bench", "nix", "guest": // nix and guest hold the flake and the kernel's options, and what embeds them
 		return !nested
 	}
 	return false

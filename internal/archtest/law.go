@@ -100,6 +100,11 @@ func table() map[string]row {
 		// this package
 		"archtest": host(1),
 
+		// another host, for the tests of e2e
+		"e2e/kvmhost":      host(2, "e2e/kvmhost/wire", "disk", "layer"),
+		"e2e/kvmhost/wire": {sideWords, 0, nil},
+		"e2e/kvmhost/init": {sideTop, 9, []string{"e2e/kvmhost/wire"}},
+
 		// top
 		"cmd/mvmctl":       {sideTop, 9, allOn(sideHost)},
 		"cmd/mvm-agent":    {sideTop, 9, allOn(sideGuest)},

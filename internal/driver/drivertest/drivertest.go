@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
@@ -15,8 +16,8 @@ type Harness struct {
 	// needs to remember across them belongs into a.Cache.
 	New func(t testing.TB, a Assets) driver.Driver
 
-	// Patience is how long a guest may take to answer; 0: 30 s, ten times as much for an
-	// emulated one.
+	// Patience is how long a guest may take to answer; 0: what MVM_DRIVERTEST_PATIENCE says (for a
+	// host that is itself emulated), else 30 s, ten times as much for an emulated guest.
 	Patience time.Duration
 
 	// Cycles is how often the leak test starts and stops a machine; 0: 3.
@@ -106,6 +107,11 @@ func (s *suite) prepare(t *testing.T) {
 	s.caps = caps
 	if caps.NeedsKernel {
 		s.assets.addKernel(t)
+	}
+	if text := os.Getenv("MVM_DRIVERTEST_PATIENCE"); s.Patience == 0 && text != "" {
+		if s.Patience, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if s.Patience == 0 {
 		s.Patience = 30 * time.Second

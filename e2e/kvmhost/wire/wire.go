@@ -1,4 +1,6 @@
-package kvmhost
+// Package wire is what a kvmhost and its process 1 say to each other. It is no protocol for
+// anything else: it has no versions, and each end trusts the other.
+package wire
 
 // PortName is the virtio port over which the host and its process 1 talk: JSON values, one
 // command at a time.

@@ -1,0 +1,376 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mvmctl/mvmctl/e2e/kvmhost"
+	"github.com/mvmctl/mvmctl/e2e/kvmhost/wire"
+	"github.com/mvmctl/mvmctl/internal/kernel"
+	"github.com/mvmctl/mvmctl/internal/paths"
+)
+
+// kvmTime bounds one command in the KVM host, where all guests are emulated twice.
+const kvmTime = 15 * time.Minute
+
+// kvmQuick are the conformance tests that run there with all the others: those whose code depends
+// on the accelerator and the transport. `just kvmhost` runs them all, which takes minutes.
+const kvmQuick = "^TestConformance$/^(life|exec|second dial|power-off from inside|kernel panic|VMM killed from outside|supervisor killed|unprivileged)$"
+
+// kvmAll reports whether there is time for everything.
+func kvmAll() bool { return os.Getenv("MVM_KVMHOST") == "all" }
+
+// kvmLab is a KVM host with our programs in it.
+type kvmLab struct {
+	host *kvmhost.Host
+	// Why there is no Firecracker and no jailer; "" when there is.
+	vmm, jailer string
+}
+
+// The places of things in the host.
+const (
+	kvmBin   = "/usr/local/mvm"     // our programs
+	kvmJail  = "/usr/local/fc"      // Firecracker with its jailer
+	kvmPlain = "/usr/local/fcplain" // without
+	kvmCache = "/var/cache/mvm"
+)
+
+// newKVMLab boots a KVM host.
+func newKVMLab(t *testing.T) *kvmLab {
+	t.Helper()
+	p, err := paths.Find(os.Getenv, os.Geteuid())
+	if err != nil {
+		t.Skipf("missing: a cache folder: %v", err)
+	}
+	programs.once.Do(programs.make)
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	k, err := kernel.New(p.Cache).Find(t.Context(), "")
+	if err != nil {
+		t.Skipf("missing: a guest kernel: %v", err)
+	}
+	files := map[string]string{kvmBin + "/mvmctl": programs.plain, kvmBin + "/mvm-agent": programs.agent}
+	folder := filepath.Dir(k.BzImage)
+	if k.BzImage == "" {
+		folder = filepath.Dir(k.VMLinux)
+	}
+	files[kvmCache+"/kernels/"+filepath.Base(folder)] = folder
+	built := t.TempDir()
+	for _, name := range []string{"qemu", "firecracker"} {
+		test := filepath.Join(built, name+".test")
+		build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", test, "../internal/driver/"+name)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("building the tests of %s: %v\n%s", name, err, out)
+		}
+		files[kvmBin+"/"+name+".test"] = test
+	}
+	l := &kvmLab{}
+	l.vmm, l.jailer = addFirecracker(files)
+	begin := time.Now()
+	l.host, err = kvmhost.Start(t.Context(), kvmhost.Options{CacheDir: filepath.Join(p.Cache, "test"), Files: files})
+	if missing, ok := errors.AsType[kvmhost.MissingError](err); ok {
+		t.Skip(missing)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.host.Close)
+	t.Logf("the KVM host booted in %v", time.Since(begin).Round(time.Second/10))
+	return l
+}
+
+// addFirecracker puts a Firecracker of this machine into the host, and says what is missing of it.
+func addFirecracker(files map[string]string) (vmm, jailer string) {
+	path := os.Getenv("MVM_FIRECRACKER")
+	if path == "" {
+		path, _ = exec.LookPath("firecracker")
+	}
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil || path == "" {
+		return "missing: firecracker on PATH or in MVM_FIRECRACKER", "missing: jailer beside firecracker"
+	}
+	files[kvmPlain+"/firecracker"] = path
+	files[kvmJail+"/firecracker"] = path
+	beside := filepath.Join(filepath.Dir(path), "jailer")
+	if !isFile(beside) {
+		return "", "missing: jailer beside " + path
+	}
+	files[kvmJail+"/jailer"] = beside
+	return "", ""
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// run runs a command in the host to its end.
+func (l *kvmLab) run(t *testing.T, uid uint32, env []string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), kvmTime)
+	defer cancel()
+	home := "/tmp/home" + fmt.Sprint(uid)
+	c := wire.Command{Args: args, Dir: "/", UID: uid, Env: append([]string{
+		"PATH=" + kvmBin + ":" + kvmJail + ":/usr/local/bin:/usr/sbin:/usr/bin", "HOME=" + home, "MVM_CACHE_DIR=" + kvmCache,
+		"MVM_AGENT=" + kvmBin + "/mvm-agent", "MVM_DRIVERTEST_PATIENCE=5m",
+	}, env...)}
+	var out, errOut bytes.Buffer
+	code, err := l.host.Run(ctx, c, io.MultiWriter(&out, progress{t}), &errOut)
+	if err != nil {
+		t.Fatalf("%q: %v\n%s%s", args, err, out.String(), errOut.String())
+	}
+	return result{stdout: out.String(), stderr: errOut.String(), code: code}
+}
+
+// progress logs the outcomes of tests in the host when they are there: they take long.
+type progress struct{ t *testing.T }
+
+func (p progress) Write(data []byte) (int, error) {
+	for line := range strings.Lines(string(data)) {
+		if _, own, marked := strings.Cut(line, "\x16"); marked && strings.Contains(own, "--- ") {
+			p.t.Log(strings.TrimSpace(own))
+		}
+	}
+	return len(data), nil
+}
+
+// must runs a command in the host that has to succeed, as root, and returns what it printed.
+func (l *kvmLab) must(t *testing.T, args ...string) string {
+	t.Helper()
+	r := l.run(t, 0, nil, args...)
+	if r.code != 0 {
+		t.Fatalf("%q: %v", args, r)
+	}
+	return r.stdout
+}
+
+// conform runs a conformance suite in the host; its tests become subtests of t, with their skips.
+func (l *kvmLab) conform(t *testing.T, program string, env ...string) {
+	t.Helper()
+	run := kvmQuick
+	if kvmAll() {
+		run = "^TestConformance$"
+	}
+	begin := time.Now()
+	r := l.run(t, 0, env, kvmBin+"/"+program, "-test.run="+run, "-test.v=test2json", "-test.timeout="+kvmTime.String())
+	t.Logf("%s in the KVM host: %v", program, time.Since(begin).Round(time.Second))
+	results := innerTests(r.stdout)
+	if len(results) == 0 {
+		t.Fatalf("it ran no test: %v", r)
+	}
+	failed := false
+	for _, in := range results {
+		name, sub := strings.CutPrefix(in.name, "TestConformance/")
+		failed = failed || in.outcome == "FAIL" || in.outcome == ""
+		if !sub {
+			t.Log(in.said)
+			if in.outcome == "SKIP" {
+				t.Skipf("in the KVM host: %s", in.said)
+			}
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			switch in.outcome {
+			case "PASS":
+				t.Logf("%s %s", in.took, in.said)
+			case "SKIP":
+				t.Skip(in.said)
+			default:
+				t.Errorf("%s in the KVM host (no outcome: it did not end): %s", in.outcome, in.said)
+			}
+		})
+	}
+	if !failed && r.code != 0 {
+		t.Errorf("it ended with %d: %s", r.code, lastLines([]byte(r.stdout+r.stderr), 20))
+	}
+}
+
+// innerTest is one test that ran in the host.
+type innerTest struct {
+	name    string
+	outcome string // PASS, FAIL, SKIP; "": it did not end
+	took    string
+	said    string
+}
+
+// innerTests reads the output of a test binary with -test.v=test2json, whose own lines begin with
+// a control character that nothing else prints.
+func innerTests(output string) []*innerTest {
+	var all []*innerTest
+	byName := map[string]*innerTest{}
+	current := &innerTest{}
+	get := func(name string) *innerTest {
+		if byName[name] == nil {
+			byName[name] = &innerTest{name: name}
+			all = append(all, byName[name])
+		}
+		return byName[name]
+	}
+	for line := range strings.Lines(output) {
+		before, own, marked := strings.Cut(line, "\x16")
+		if !marked {
+			current.said += line
+			continue
+		}
+		current.said += before
+		words := strings.TrimSpace(own)
+		switch verb, rest, _ := strings.Cut(strings.TrimPrefix(words, "=== "), " "); {
+		case strings.HasPrefix(words, "=== ") && (verb == "RUN" || verb == "NAME" || verb == "CONT"):
+			if name := strings.TrimSpace(rest); name != "" {
+				current = get(name)
+			}
+		case strings.HasPrefix(words, "--- "):
+			outcome, rest, _ := strings.Cut(strings.TrimPrefix(words, "--- "), ": ")
+			name, took, _ := strings.Cut(rest, " (")
+			t := get(name)
+			t.outcome, t.took = outcome, strings.TrimSuffix(took, ")")
+		}
+	}
+	for _, t := range all {
+		t.said = strings.TrimSpace(t.said)
+	}
+	return all
+}
+
+// TestKVMHost runs on a host with a real KVM, which this machine need not be.
+func TestKVMHost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it boots machines in a machine")
+	}
+	l := newKVMLab(t)
+	t.Run("qemu", func(t *testing.T) {
+		l.conform(t, "qemu.test", "MVM_QEMU_ACCEL=kvm")
+	})
+	t.Run("firecracker", func(t *testing.T) {
+		if l.vmm != "" {
+			t.Skip(l.vmm)
+		}
+		l.conform(t, "firecracker.test", "MVM_FIRECRACKER="+kvmPlain+"/firecracker")
+	})
+	t.Run("firecracker with jailer", func(t *testing.T) {
+		if l.vmm != "" {
+			t.Skip(l.vmm)
+		}
+		if l.jailer != "" {
+			t.Skip(l.jailer)
+		}
+		l.conform(t, "firecracker.test", "MVM_FIRECRACKER="+kvmJail+"/firecracker")
+	})
+	t.Run("life", l.life)
+	t.Run("without permission", l.withoutPermission)
+	t.Run("many at once", l.manyAtOnce)
+}
+
+// life takes a machine through its life as somebody would who has KVM and says nothing of it.
+func (l *kvmLab) life(t *testing.T) {
+	doctor := l.must(t, "mvmctl", "doctor")
+	t.Log(doctor)
+	want := "up uses qemu ("
+	if l.vmm == "" {
+		want = "up uses firecracker ("
+	}
+	if !strings.Contains(doctor, want) || !strings.Contains(doctor, "kvm, vm") {
+		t.Errorf("doctor does not say %q with kvm, isolation vm", want)
+	}
+	begin := time.Now()
+	l.must(t, "mvmctl", "up", "-d", "--name", "box", "--require-isolation", "vm", "minimal")
+	t.Logf("up: %v", time.Since(begin).Round(time.Second/10))
+	begin = time.Now()
+	if out := l.must(t, "mvmctl", "exec", "box", "--", "sh", "-c", "echo $((6 * 7)) > /root/f; cat /root/f"); out != "42\n" {
+		t.Errorf("exec: %q", out)
+	}
+	t.Logf("exec: %v", time.Since(begin).Round(time.Second/100))
+	if r := l.run(t, 0, nil, "mvmctl", "exec", "box", "--", "sh", "-c", "exit 7"); r.code != 7 {
+		t.Errorf("exit 7: %v", r)
+	}
+	l.must(t, "mvmctl", "down", "box")
+	l.must(t, "mvmctl", "up", "-d", "--name", "box")
+	if out := l.must(t, "mvmctl", "exec", "box", "--", "cat", "/root/f"); out != "42\n" {
+		t.Errorf("after down and up: %q", out)
+	}
+	l.must(t, "mvmctl", "rm", "--force", "box")
+	l.noVMM(t)
+}
+
+// noVMM fails the test when a VMM or a supervisor runs in the host.
+func (l *kvmLab) noVMM(t *testing.T) {
+	t.Helper()
+	if r := l.run(t, 0, nil, "sh", "-c", "ps | grep -E '[q]emu-system|[f]irecracker|[m]vmctl supervise'"); r.stdout != "" {
+		t.Errorf("left in the host: %s", r.stdout)
+	}
+}
+
+// withoutPermission: KVM is there, works, and may not be opened by this user.
+func (l *kvmLab) withoutPermission(t *testing.T) {
+	const nobody = 65534
+	home := fmt.Sprint("/tmp/home", nobody)
+	l.must(t, "sh", "-c", "chmod 0600 /dev/kvm && mkdir -p "+home+"/cache && ln -sf "+kvmCache+"/kernels "+home+"/cache/ && chown -R nobody "+home)
+	defer l.must(t, "chmod", "0666", "/dev/kvm")
+	env := []string{"MVM_CACHE_DIR=" + home + "/cache", "MVM_FIRECRACKER=" + kvmPlain + "/firecracker"}
+	doctor := l.run(t, nobody, env, "mvmctl", "doctor")
+	t.Log(doctor.stdout)
+	for _, want := range []string{"/dev/kvm may not be opened by you", "sudo usermod -aG kvm $USER"} {
+		if !strings.Contains(doctor.stdout, want) {
+			t.Errorf("doctor does not say %q: %v", want, doctor)
+		}
+	}
+	for _, c := range []struct {
+		code string
+		env  []string
+		args []string
+	}{
+		{"backend.kvm", nil, []string{"--hypervisor", "firecracker"}},
+		{"backend.accel", []string{"MVM_QEMU_ACCEL=kvm"}, []string{"--hypervisor", "qemu"}},
+		{"policy.isolation", nil, []string{"--require-isolation", "vm"}},
+	} {
+		r := l.run(t, nobody, append(c.env, env...), append([]string{"mvmctl", "up", "-d", "--json", "--name", "no", "minimal"}, c.args...)...)
+		if r.code != 125 || !strings.Contains(r.stderr, `"code":"`+c.code+`"`) || !strings.Contains(r.stderr, "/dev/kvm may not be opened by you") {
+			t.Errorf("%q: want exit 125, %s and the reason: %v", c.args, c.code, r)
+		}
+	}
+	if r := l.run(t, nobody, env, "mvmctl", "ls", "-a", "--json"); strings.TrimSpace(r.stdout) != "[]" {
+		t.Errorf("left of what was refused: %v", r)
+	}
+	l.noVMM(t)
+}
+
+// manyAtOnce starts several machines at the same time, of which each answers.
+func (l *kvmLab) manyAtOnce(t *testing.T) {
+	n := 2
+	if kvmAll() {
+		n = 20
+	}
+	const script = `i=0
+while [ $i -lt "$1" ]; do
+	mvmctl up -d --name m$i --memory 128MiB --timeout 10m minimal >/dev/null 2>/tmp/many-$i || echo "up m$i: $(cat /tmp/many-$i)" &
+	i=$((i+1))
+done
+wait
+i=0
+while [ $i -lt "$1" ]; do
+	mvmctl exec m$i -- hostname
+	i=$((i+1))
+done`
+	begin := time.Now()
+	var want string
+	for i := range n {
+		want += fmt.Sprintf("m%d\n", i)
+	}
+	if out := l.must(t, "sh", "-c", script, "sh", fmt.Sprint(n)); out != want {
+		t.Errorf("%q, want %q", out, want)
+	}
+	t.Logf("%d machines up, each answering: %v", n, time.Since(begin).Round(time.Second))
+	l.must(t, "sh", "-c", "i=0; while [ $i -lt $1 ]; do mvmctl rm --force m$i; i=$((i+1)); done", "sh", fmt.Sprint(n))
+	l.noVMM(t)
+}
