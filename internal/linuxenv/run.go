@@ -38,11 +38,27 @@ type Program struct {
 	Stderr io.Writer
 }
 
-// command is a Program as the session carries it.
+// command is a Program as the session carries it: words of Linux are bytes, which need not be UTF-8.
 type command struct {
-	Args []string `json:"args"`
-	Env  []string `json:"env,omitempty"`
-	Dir  string   `json:"dir,omitempty"`
+	Args [][]byte `json:"args"`
+	Env  [][]byte `json:"env,omitempty"`
+	Dir  []byte   `json:"dir,omitempty"`
+}
+
+func toBytes(words []string) [][]byte {
+	out := make([][]byte, len(words))
+	for i, w := range words {
+		out[i] = []byte(w)
+	}
+	return out
+}
+
+func toStrings(words [][]byte) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = string(w)
+	}
+	return out
 }
 
 // exit is how a program ended.
@@ -120,7 +136,7 @@ func runHere(ctx context.Context, p Program) (int, error) {
 
 // run runs a program in the virtual machine.
 func (s *Session) run(ctx context.Context, p Program) (int, error) {
-	head, err := json.Marshal(command{Args: p.Args, Env: p.Env, Dir: p.Dir})
+	head, err := json.Marshal(command{Args: toBytes(p.Args), Env: toBytes(p.Env), Dir: []byte(p.Dir)})
 	if err != nil {
 		return 0, err
 	}
@@ -233,7 +249,7 @@ func serveRun(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = json.NewDecoder(bytes.NewReader(data)).Decode(&c)
 	}
-	if err == nil && (len(c.Args) == 0 || c.Args[0] == "") {
+	if err == nil && (len(c.Args) == 0 || len(c.Args[0]) == 0) {
 		err = errors.New("no program to run")
 	}
 	if err != nil {
@@ -254,11 +270,12 @@ func serveRun(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}()
-	if c.Dir == "" {
-		c.Dir = "/"
+	dir := string(c.Dir)
+	if dir == "" {
+		dir = "/"
 	}
 	code, err := runHere(r.Context(), Program{
-		Args: c.Args, Env: append([]string{defaultPath, "HOME=/root"}, c.Env...), Dir: c.Dir, Stdin: stdin,
+		Args: toStrings(c.Args), Env: append([]string{defaultPath, "HOME=/root"}, toStrings(c.Env)...), Dir: dir, Stdin: stdin,
 		Stdout: frameWriter{out, frameStdout}, Stderr: frameWriter{out, frameStderr},
 	})
 	_ = stdin.Close()

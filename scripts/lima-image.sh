@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Makes the image that the tests of the Lima backend boot: Debian with cloud-init, sshd and QEMU, its
+# kernel and initramfs beside it, in .tools/lima. Needs root, debootstrap and e2fsprogs; takes two
+# minutes, and 900 MB. Does nothing when it is there.
+#
+#   scripts/lima-image.sh [DIR]
+set -euo pipefail
+# shellcheck source=scripts/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+dir=${1:-$TOOLS/lima}
+[ ! -s "$dir/disk.raw" ] || exit 0
+[ "$(id -u)" = 0 ] || die "this needs root: debootstrap makes device nodes"
+for tool in debootstrap mke2fs unshare chroot; do
+  have "$tool" || die "there is no $tool: apt-get install debootstrap e2fsprogs"
+done
+mkdir -p "$dir"
+work=$(mktemp -d "$dir/.new.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+root=$work/root
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+
+debootstrap --variant=minbase \
+  --include=systemd,systemd-sysv,dbus,openssh-server,sudo,linux-image-cloud-amd64,initramfs-tools,qemu-system-x86,qemu-system-data,seabios,iproute2,netplan.io,ca-certificates,udev,kmod,procps \
+  bookworm "$root" "$mirror" >&2
+# debootstrap does not see that a virtual package satisfies a dependency of cloud-init's; apt does.
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+cp -r /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/" 2>/dev/null || true
+# In a mount namespace of its own: whatever happens, nothing stays mounted.
+ROOTFS=$root DEBIAN_FRONTEND=noninteractive unshare -m bash -euc '
+  mount -t proc proc "$ROOTFS/proc"
+  mount -t devtmpfs dev "$ROOTFS/dev"
+  mkdir -p "$ROOTFS/dev/pts"; mount -t devpts devpts "$ROOTFS/dev/pts"
+  chroot "$ROOTFS" sh -euc "apt-get -q update && apt-get -q -y --no-install-recommends install cloud-init && apt-get clean"
+  chroot "$ROOTFS" systemctl -q enable systemd-networkd
+' >&2
+rm -rf "$root"/var/lib/apt/lists/* "$root"/etc/ssh/ssh_host_*
+printf '/dev/vda / ext4 defaults 0 1\n' >"$root/etc/fstab"
+printf 'datasource_list: [ NoCloud ]\n' >"$root/etc/cloud/cloud.cfg.d/90-lima.cfg"
+cp "$root"/boot/vmlinuz-* "$work/vmlinuz"
+cp "$root"/boot/initrd.img-* "$work/initrd"
+truncate -s 3G "$work/disk.raw"
+mke2fs -q -t ext4 -L root -d "$root" "$work/disk.raw"
+chmod 644 "$work"/vmlinuz "$work"/initrd "$work"/disk.raw
+mv "$work/vmlinuz" "$work/initrd" "$dir/"
+mv "$work/disk.raw" "$dir/" # last: it says that all is there
