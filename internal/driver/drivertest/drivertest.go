@@ -27,6 +27,10 @@ type Harness struct {
 	// leaves out what the contract says about later connections.
 	OneDial bool
 
+	// Flood is how many lines of 360 bytes the console is flooded with, a multiple of 10; 0: 2000. A
+	// serial port of a guest in nested virtualisation under emulation takes about 1 KB/s.
+	Flood int
+
 	// SeesPanic says that Wait tells a panic of the guest's kernel from a power-off.
 	SeesPanic bool
 }
@@ -121,6 +125,9 @@ func (s *suite) prepare(t *testing.T) {
 	}
 	if s.Cycles == 0 {
 		s.Cycles = 3
+	}
+	if s.Flood == 0 {
+		s.Flood = 2000
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -240,15 +241,14 @@ func testConsoleFlood(s *suite, t *testing.T) {
 	if !s.caps.NeedsKernel {
 		t.Skip("the driver's guest has no console device")
 	}
-	const lines = 2000
-	_, exit := g.exec(c, nil, "sh", "-c", "i=0; while [ $i -lt 200 ]; do echo '"+strings.Repeat("flood ", 60)+"'; i=$((i+1)); done > /tmp/f; for n in 1 2 3 4 5 6 7 8 9 10; do cat /tmp/f > /dev/console; done; echo the-last > /dev/console")
+	_, exit := g.exec(c, nil, "sh", "-c", "i=0; while [ $i -lt "+strconv.Itoa(s.Flood/10)+" ]; do echo '"+strings.Repeat("flood ", 60)+"'; i=$((i+1)); done > /tmp/f; for n in 1 2 3 4 5 6 7 8 9 10; do cat /tmp/f > /dev/console; done; echo the-last > /dev/console")
 	if exit.Code != 0 {
 		t.Fatalf("flooding: %+v", exit)
 	}
 	if err := g.console.waitFor(s.patient(t), containing("the-last")); err != nil {
 		t.Errorf("the end of the flood did not arrive: %v", err)
 	}
-	if got, least := g.console.count(), int64(lines*60*6); got < least {
+	if got, least := g.console.count(), int64(s.Flood*60*6); got < least {
 		t.Errorf("%d bytes arrived on the console, at least %d were written", got, least)
 	}
 	g.exec(c, nil, "true")

@@ -27,7 +27,7 @@ func TestConformance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it boots a virtual machine and some forty guests in it")
 	}
-	drivertest.Run(t, drivertest.Harness{SeesPanic: true, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
+	drivertest.Run(t, drivertest.Harness{SeesPanic: true, Flood: 40, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
 		return lima.New(lima.Options{
 			VM: realVM(t, a), CacheDir: a.Cache,
 			BootProbe: func(context.Context) (vmm.ProbeAssets, error) {
