@@ -71,7 +71,7 @@ func (p probed) capabilities(tool linuxenv.Tool, instance string) driver.Capabil
 	c.Version = tool.Version + ", " + clean(p.Driver+" "+c.Version, 80)
 	c.BinaryPath = tool.Path
 	c.EmulatedSlow = c.EmulatedSlow || p.Slow
-	c.Lacks = []driver.Feature{driver.FeatureVolumes}
+	c.Lacks = []driver.Feature{driver.FeatureVolumes, driver.FeatureImages}
 	notes := []string{"machines run in the Lima instance " + instance + ", under " + clean(p.Driver, 40)}
 	for _, n := range c.Notes[:min(len(c.Notes), 16)] {
 		notes = append(notes, "in the virtual machine: "+clean(n, 400))

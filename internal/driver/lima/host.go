@@ -68,6 +68,8 @@ func (h *Host) Handler() http.Handler {
 	handle("POST "+pathDial, h.dial)
 	handle("POST "+pathShutdown, h.shutdown)
 	handle("POST "+pathKill, h.kill)
+	handle("POST "+pathPause, h.pause)
+	handle("POST "+pathResume, h.pause)
 	handle("POST "+pathRemove, h.remove)
 	handle("POST "+pathExport, h.export)
 	handle("POST "+pathPrune, h.prune)

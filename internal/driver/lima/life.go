@@ -204,6 +204,22 @@ func (h *Host) kill(_ http.ResponseWriter, _ *http.Request) (any, error) {
 	return nil, vm.Kill()
 }
 
+// pause makes the guest stand still, or lets it go on.
+func (h *Host) pause(_ http.ResponseWriter, r *http.Request) (any, error) {
+	vm, err := h.running()
+	if err != nil {
+		return nil, err
+	}
+	p, ok := vm.(driver.Pauser)
+	if !ok {
+		return nil, errors.New("the backend in the virtual machine cannot pause")
+	}
+	if r.URL.Path == pathResume {
+		return nil, p.Resume(r.Context())
+	}
+	return nil, p.Pause(r.Context())
+}
+
 // remove deletes all that is kept of a machine that does not run.
 func (h *Host) remove(_ http.ResponseWriter, r *http.Request) (any, error) {
 	var o opening

@@ -24,6 +24,8 @@ const (
 	pathDial     = "/machine/dial" // ?port=
 	pathShutdown = "/machine/shutdown"
 	pathKill     = "/machine/kill"
+	pathPause    = "/machine/pause"
+	pathResume   = "/machine/resume"
 	pathRemove   = "/machine/remove"
 	pathExport   = "/machine/export" // ?id=
 	pathPrune    = "/machine/prune"

@@ -44,6 +44,7 @@ type vm struct {
 var (
 	_ driver.VM           = (*vm)(nil)
 	_ driver.ProcessOwner = (*vm)(nil)
+	_ driver.Pauser       = (*vm)(nil)
 )
 
 func newVM(out driver.Output) *vm {
@@ -228,6 +229,25 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 
 // Shutdown implements driver.VM.
 func (v *vm) Shutdown(ctx context.Context) error { return v.order(ctx, pathShutdown) }
+
+// Pause implements driver.Pauser.
+func (v *vm) Pause(ctx context.Context) error { return v.still(ctx, pathPause) }
+
+// Resume implements driver.Pauser.
+func (v *vm) Resume(ctx context.Context) error { return v.still(ctx, pathResume) }
+
+func (v *vm) still(ctx context.Context, path string) error {
+	select {
+	case <-v.done:
+		return errEnded
+	default:
+	}
+	err := call(ctx, v.session, path, nil, nil)
+	if err == nil || ctx.Err() != nil || machine.CodeOf(err) != "" {
+		return err
+	}
+	return errEnded // or the session, which is the same
+}
 
 // Kill implements driver.VM. A virtual machine that does not answer loses the session, and with it
 // the machine.
