@@ -60,4 +60,9 @@ mkdir -p bin
 for arch in $arches; do
   agent "$arch"
 done
-go build -trimpath -ldflags="-s -w -X main.version=${VERSION:-$(version)}" -o bin/mvmctl ./cmd/mvmctl
+flags="-s -w -X main.version=${VERSION:-$(version)}"
+go build -trimpath -ldflags="$flags" -o bin/mvmctl ./cmd/mvmctl
+# Elsewhere than on Linux mvmctl also puts itself into a virtual machine with Linux.
+if [ "$(go env GOOS)" != linux ]; then
+  GOOS=linux go build -trimpath -ldflags="$flags" -o "bin/mvmctl-linux-$(go env GOARCH)" ./cmd/mvmctl
+fi

@@ -198,6 +198,7 @@ setup_apt() {
     # On a host with systemd the package starts it as a service, which no test uses.
     apt_need docker-registry docker-registry "the registry that tests pull images from"
     apt_need debootstrap debootstrap "makes the Debian that tests boot"
+    optional "limactl and an image for it, for the tests of the Lima backend: scripts/lima-image.sh (and apt-get install qemu-utils openssh-client)"
     apt_need redis-cli redis-tools "reaches a machine's Redis in tests"
     apt_need curl curl "reaches a machine's web server in tests"
     if have dockerd; then

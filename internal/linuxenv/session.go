@@ -233,8 +233,8 @@ func awaitGreeting(r *bufio.Reader) (build string, err error) {
 	for room := maxNoise; room > 0; {
 		line, err := r.ReadSlice('\n')
 		room -= len(line)
-		if i := bytes.Index(line, []byte(greeting)); i >= 0 && err == nil {
-			return clip(machine.Printable(strings.TrimSpace(string(line[i+len(greeting):]))), 80), nil
+		if _, build, ok := bytes.Cut(line, []byte(greeting)); ok && err == nil {
+			return clip(machine.Printable(strings.TrimSpace(string(build))), 80), nil
 		}
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return "", err
@@ -268,7 +268,7 @@ func (s *Session) speak(ctx context.Context, r io.Reader) error {
 func (s *Session) reap() {
 	s.endErr = s.cmd.Wait()
 	close(s.ended)
-	s.hangUp()
+	_ = s.hangUp()
 }
 
 // hangUp closes our ends: the other side ends then.

@@ -82,6 +82,11 @@ func realVM(t testing.TB, a drivertest.Assets) *linuxenv.VM {
 	case os.Getuid() != 0:
 		t.Skip("the test makes files for another user, which needs root")
 	}
+	for _, path := range []string{real, filepath.Join(image, "disk.raw")} {
+		if exec.CommandContext(t.Context(), "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "test", "-r", path).Run() != nil {
+			t.Skipf("limactl refuses to run as root, and another user cannot reach %s", path)
+		}
+	}
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "github.com/mvmctl/mvmctl/cmd/mvmctl")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

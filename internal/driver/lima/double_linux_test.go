@@ -64,10 +64,10 @@ func double(args []string) int {
 		case slices.Equal(args, []string{"--version"}):
 			version := os.Getenv("LIMA_HOME") + "/version"
 			if data, err := os.ReadFile(version); err == nil {
-				fmt.Printf("limactl version %s\n", data) //nolint:forbidigo // it is a program
+				fmt.Printf("limactl version %s\n", data)
 				return nil
 			}
-			fmt.Println("limactl version 1.0.0") //nolint:forbidigo // as above
+			fmt.Println("limactl version 1.0.0")
 			return nil
 		case slices.Equal(args, []string{"list", "--json"}):
 			return doubleList()
@@ -104,7 +104,7 @@ func doubleList() error {
 		line, _ := json.Marshal(map[string]any{
 			"name": filepath.Base(filepath.Dir(f)), "status": string(status), "dir": filepath.Dir(f), "arch": "x86_64", "limaVersion": "1.0.0", "config": config,
 		})
-		fmt.Printf("%s\n", line) //nolint:forbidigo // it is a program
+		fmt.Printf("%s\n", line)
 	}
 	return nil
 }
@@ -214,7 +214,7 @@ func doubleShell(dir, name string, words []string) error {
 		}
 	}
 	script := fmt.Sprintf(`cd %s || exit 1 ; exec "$SHELL" --login -c %s`, quote(dir), quote(strings.Join(quoted, " ")))
-	cmd := exec.Command("sh", "-c", script) //nolint:noctx // it lives as long as its input
+	cmd := exec.Command("sh", "-c", script)
 	cmd.Env = []string{"HOME=" + home, "SHELL=/bin/bash", "PATH=/usr/bin:/bin:/usr/sbin:/sbin", "DOUBLE_ROOT=" + root}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd.Run()

@@ -42,12 +42,6 @@ const (
 
 const maxJSON = 1 << 20
 
-// asset is a file that is kept by its content.
-type asset struct {
-	Key  string `json:"key"`
-	Size int64  `json:"size"`
-}
-
 // kernel is a guest kernel whose files are assets; a key is "" for one that there is not.
 type kernel struct {
 	ID, Release              string
