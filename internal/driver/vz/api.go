@@ -28,7 +28,11 @@ const (
 	pathInspect  = "/vm/inspect"
 	stateRunning = "VirtualMachineStateRunning"
 	stateFailed  = "VirtualMachineStateError"
-	stopState    = "Stop" // the power button
+	statePaused  = "VirtualMachineStatePaused"
+
+	toStopped = "Stop" // the power button
+	toPaused  = "Pause"
+	toRunning = "Resume"
 )
 
 // api is a client for one vfkit.
@@ -109,9 +113,9 @@ func (a *api) state(ctx context.Context) (string, error) {
 	return vmm.Clip(s.State, 64), err
 }
 
-// stop presses the power button.
-func (a *api) stop(ctx context.Context) error {
-	return a.call(ctx, http.MethodPost, pathState, map[string]string{"state": stopState}, nil)
+// change asks for another state.
+func (a *api) change(ctx context.Context, to string) error {
+	return a.call(ctx, http.MethodPost, pathState, map[string]string{"state": to}, nil)
 }
 
 // errNoTerminal says that the machine has no console.

@@ -72,20 +72,21 @@ func double(args []string) error {
 	if _, err := unix.FcntlInt(out.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
 		return err
 	}
-	var running atomic.Bool
+	var state atomic.Value
+	state.Store("VirtualMachineStateStarting")
 	api, err := net.Listen("unix", c.api)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = api.Close() }()
-	server := &http.Server{Handler: doubleAPI(slave, &running, q), ReadHeaderTimeout: time.Minute}
+	server := &http.Server{Handler: doubleAPI(slave, &state, q), ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(api) }()
 	if err := q.Start(); err != nil {
 		return err
 	}
 	_ = q.Console.Close()
 	go func() { _, _ = io.Copy(master, out) }()
-	running.Store(true)
+	state.Store(stateRunning)
 	fmt.Fprintln(os.Stderr, `level=info msg="virtual machine is running"`)
 	// vfkit goes on without the socket when it cannot have it.
 	if ln, err := net.Listen("unix", c.vsockPath); err != nil {
@@ -139,7 +140,7 @@ func newTerminal() (*os.File, string, error) {
 }
 
 // doubleAPI answers as vfkit's pkg/rest does.
-func doubleAPI(terminal string, running *atomic.Bool, q *drivertest.StandIn) http.Handler {
+func doubleAPI(terminal string, state *atomic.Value, q *drivertest.StandIn) http.Handler {
 	answer := func(w http.ResponseWriter, status int, v any) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		w.WriteHeader(status)
@@ -152,11 +153,7 @@ func doubleAPI(terminal string, running *atomic.Bool, q *drivertest.StandIn) htt
 		}})
 	})
 	mux.HandleFunc("GET /vm/state", func(w http.ResponseWriter, _ *http.Request) {
-		state := "VirtualMachineStateStarting"
-		if running.Load() {
-			state = "VirtualMachineStateRunning"
-		}
-		answer(w, http.StatusOK, map[string]any{"state": state, "canStop": running.Load()})
+		answer(w, http.StatusOK, map[string]any{"state": state.Load(), "canStop": state.Load() == stateRunning})
 	})
 	mux.HandleFunc("POST /vm/state", func(w http.ResponseWriter, r *http.Request) {
 		var body struct {
@@ -166,11 +163,17 @@ func doubleAPI(terminal string, running *atomic.Bool, q *drivertest.StandIn) htt
 			answer(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
 			return
 		}
-		if body.State != "Stop" {
-			answer(w, http.StatusInternalServerError, map[string]string{"error": "the double knows no state " + body.State})
+		// What the framework allows from where, and what QEMU calls it.
+		change, ok := map[string]struct{ from, to, command string }{
+			"Stop":   {stateRunning, stateRunning, "system_powerdown"},
+			"Pause":  {stateRunning, statePaused, "stop"},
+			"Resume": {statePaused, stateRunning, "cont"},
+		}[body.State]
+		if !ok || !state.CompareAndSwap(change.from, change.to) {
+			answer(w, http.StatusInternalServerError, map[string]string{"error": fmt.Sprintf("%s: invalid virtual machine state transition from %s", body.State, state.Load())})
 			return
 		}
-		if err := q.Command("system_powerdown", "{}"); err != nil {
+		if err := q.Command(change.command, "{}"); err != nil {
 			answer(w, http.StatusInternalServerError, map[string]string{"error": err.Error()})
 			return
 		}

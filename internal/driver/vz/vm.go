@@ -52,6 +52,7 @@ type vm struct {
 var (
 	_ driver.VM           = (*vm)(nil)
 	_ driver.ProcessOwner = (*vm)(nil)
+	_ driver.Pauser       = (*vm)(nil)
 )
 
 func newVM(s sockets, out driver.Output, log *slog.Logger) *vm {
@@ -232,7 +233,7 @@ func (v *vm) Shutdown(ctx context.Context) error {
 	if v.child.Ended() {
 		return nil
 	}
-	err := v.api.stop(ctx)
+	err := v.api.change(ctx, toStopped)
 	switch refused, ok := errors.AsType[*refusal](err); {
 	case ok:
 		return machine.Errorf("vmm.api", "use `mvmctl down --force`", "vfkit cannot press the guest's power button: %w", refused)
@@ -240,6 +241,25 @@ func (v *vm) Shutdown(ctx context.Context) error {
 		return nil // it is ending or has ended
 	}
 	return err
+}
+
+// Pause implements driver.Pauser.
+func (v *vm) Pause(ctx context.Context) error { return v.bring(ctx, toPaused, statePaused) }
+
+// Resume implements driver.Pauser.
+func (v *vm) Resume(ctx context.Context) error { return v.bring(ctx, toRunning, stateRunning) }
+
+// bring changes the state. The framework refuses to bring a machine where it is already.
+func (v *vm) bring(ctx context.Context, to, there string) error {
+	err := v.api.change(ctx, to)
+	refused, ok := errors.AsType[*refusal](err)
+	if !ok {
+		return err
+	}
+	if state, serr := v.api.state(ctx); serr == nil && state == there {
+		return nil
+	}
+	return machine.Errorf("vmm.api", "look at the VMM's log", "vfkit does not change the machine's state: %w", refused)
 }
 
 // Kill implements driver.VM. The machine ends with vfkit.
