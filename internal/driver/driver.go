@@ -125,6 +125,12 @@ type ProcessOwner interface {
 	Pid() int
 }
 
+// Agentless is implemented by a VM whose guest may have no agent: it is up as soon as its VMM runs,
+// and AgentPort cannot be dialled.
+type Agentless interface {
+	Agentless() bool
+}
+
 // Remover is implemented by a Driver that keeps something of a stopped machine outside of the
 // machine's folder, such as its disk.
 type Remover interface {

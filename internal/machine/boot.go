@@ -24,6 +24,10 @@ type Boot struct {
 
 	Disks []Disk `json:"disks"` // in attach order
 
+	// Runner is the store path of a microvm.nix runner, for the driver that runs those; "" for all
+	// others.
+	Runner string `json:"runner,omitempty"`
+
 	Dir        string `json:"dir"`         // the machine's state directory, absolute
 	RuntimeDir string `json:"runtime_dir"` // short directory for sockets, 0700
 

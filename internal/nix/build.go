@@ -198,15 +198,10 @@ func (o Options) flags() []string {
 
 // readResult reads what nix build --json printed and looks at what was built.
 func readResult(out []byte, t target) (Result, error) {
-	var built []struct {
-		DrvPath string            `json:"drvPath"`
-		Outputs map[string]string `json:"outputs"`
+	r, err := parseBuilt(out, t)
+	if err != nil {
+		return Result{}, err
 	}
-	if err := json.Unmarshal(out, &built); err != nil || len(built) != 1 || !filepath.IsAbs(built[0].Outputs["out"]) {
-		return Result{}, machine.Errorf("nix.protocol", "run `"+t.byHand("build", "--json", "--no-link", t.installable())+"` by hand; this mvmctl was made for Nix 2.8 and later",
-			"nix build said something that mvmctl does not understand: %s", clip(clean(string(out)), 200))
-	}
-	r := pathsOf(built[0].Outputs["out"], built[0].DrvPath)
 	for _, p := range []string{r.RootfsTar, r.ImageJSON} {
 		// No links: a package must not make us read other files of the host.
 		info, err := os.Lstat(p)
@@ -239,4 +234,22 @@ func readSmall(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is no small regular file", name)
 	}
 	return os.ReadFile(name)
+}
+
+// parseBuilt reads what nix build --json printed of one package.
+func parseBuilt(out []byte, t target) (Result, error) {
+	var built []struct {
+		DrvPath string            `json:"drvPath"`
+		Outputs map[string]string `json:"outputs"`
+	}
+	if err := json.Unmarshal(out, &built); err != nil || len(built) != 1 || !filepath.IsAbs(built[0].Outputs["out"]) {
+		return Result{}, t.misunderstood("build", out)
+	}
+	return pathsOf(built[0].Outputs["out"], built[0].DrvPath), nil
+}
+
+// misunderstood is the error for output of nix's that is not what it should be.
+func (t target) misunderstood(verb string, out []byte) error {
+	return machine.Errorf("nix.protocol", "run `"+t.byHand(verb, "--json", t.installable())+"` by hand; this mvmctl was made for Nix 2.8 and later",
+		"nix %s said something that mvmctl does not understand: %s", verb, clip(clean(string(out)), 200))
 }

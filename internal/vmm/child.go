@@ -16,14 +16,17 @@ import (
 // FirstFD is the number of the first of Command.Inherit in the child, after the standard three.
 const FirstFD = 3
 
-// Command says how a VMM is started. It gets exactly the given descriptors, an empty standard
-// input and CleanEnv.
+// Command says how a VMM is started. It gets exactly the given descriptors and an empty standard
+// input.
 type Command struct {
 	Name           string // for people: "QEMU"
 	Argv           []string
 	Inherit        []*os.File
 	Stdout, Stderr *os.File
 	Remedy         string // how to get the program, when it cannot be run
+
+	Dir string   // its working folder; "": the root
+	Env []string // its whole environment; nil: CleanEnv
 
 	// Namespaces makes the child the init process of a process id namespace and gives it a mount
 	// namespace: all that it starts ends with it, and its mounts too. Linux only, as root.
@@ -53,8 +56,13 @@ func (c Command) Start() (*Child, error) {
 	defer func() { _ = null.Close() }()
 	// Its life is the machine's and not bounded by any call's context.
 	cmd := exec.CommandContext(context.Background(), c.Argv[0], c.Argv[1:]...)
-	cmd.Env = CleanEnv()
-	cmd.Dir = "/"
+	cmd.Env, cmd.Dir = c.Env, c.Dir
+	if c.Env == nil {
+		cmd.Env = CleanEnv()
+	}
+	if c.Dir == "" {
+		cmd.Dir = "/"
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = null, c.Stdout, c.Stderr
 	cmd.ExtraFiles = c.Inherit
 	cmd.SysProcAttr = childAttr(c.Namespaces)
@@ -91,6 +99,17 @@ func (c Command) startError(err error) error {
 // pid that was given to another process meanwhile is not hit.
 func (c *Child) Kill() error {
 	if err := c.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing %s: %w", c.cmd.Name, err)
+	}
+	return nil
+}
+
+// KillGroup ends the process and whatever is left in its process group, which is its own, with
+// SIGKILL. The group's number is nobody else's: what is left of it keeps it taken, and one that
+// has just fallen free is handed out last.
+func (c *Child) KillGroup() error {
+	err := syscall.Kill(-c.Pid, syscall.SIGKILL)
+	if err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("killing %s: %w", c.cmd.Name, err)
 	}
 	return nil

@@ -31,6 +31,10 @@ type Harness struct {
 	// serial port of a guest in nested virtualisation under emulation takes about 1 KB/s.
 	Flood int
 
+	// Runner makes the runner that Boot.Runner names, for a driver whose machines bring their own
+	// kernel: it boots the assets' one. It is also called in child processes of the test.
+	Runner func(t testing.TB, a Assets) string
+
 	// SeesPanic says that Wait tells a panic of the guest's kernel from a power-off.
 	SeesPanic bool
 }
@@ -41,7 +45,11 @@ type suite struct {
 	assets Assets
 	caps   driver.Capabilities
 	driver driver.Driver
+	runner string // made by Harness.Runner
 }
+
+// boots reports whether a guest is a machine with a kernel of its own.
+func (s *suite) boots() bool { return s.caps.NeedsKernel || s.Runner != nil }
 
 // Run runs the suite. It skips, naming what is missing, where the driver cannot run here.
 func Run(t *testing.T, h Harness) {
@@ -109,13 +117,16 @@ func (s *suite) prepare(t *testing.T) {
 	}
 	t.Log(Facts{Driver: s.driver.Name(), Capabilities: caps}.line())
 	s.caps = caps
-	if caps.NeedsKernel {
+	if s.boots() {
 		s.assets.addKernel(t)
 	}
 	if text := os.Getenv("MVM_DRIVERTEST_PATIENCE"); s.Patience == 0 && text != "" {
 		if s.Patience, err = time.ParseDuration(text); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if s.Runner != nil {
+		s.runner = s.Runner(t, s.assets)
 	}
 	if s.Patience == 0 {
 		s.Patience = 30 * time.Second

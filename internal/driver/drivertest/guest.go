@@ -135,7 +135,7 @@ func (s *suite) newGuest(t testing.TB, dir string) *guest {
 	g.boot = machine.Boot{
 		Name: "test", ID: cfg.MachineID, Generation: cfg.Generation, Driver: s.driver.Name(),
 		CPUs: 1, MemoryBytes: 256 << 20,
-		Kernel: s.assets.Kernel, Initrd: s.assets.Initrd, Agent: s.assets.Agent,
+		Kernel: s.assets.Kernel, Initrd: s.assets.Initrd, Agent: s.assets.Agent, Runner: s.runner,
 		Disks: []machine.Disk{
 			{Role: machine.RoleRoot, Path: s.assets.Root, ReadOnly: true},
 			{Role: machine.RoleUpper, Path: upper},

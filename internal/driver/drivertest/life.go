@@ -189,7 +189,7 @@ func testWrongKey(s *suite, t *testing.T) {
 }
 
 func testPowerOff(s *suite, t *testing.T) {
-	if !s.caps.NeedsKernel {
+	if !s.boots() {
 		t.Skip("the driver's guest is no machine and has no power to switch off")
 	}
 	g := s.started(t)
@@ -238,7 +238,7 @@ func testVMMKilled(s *suite, t *testing.T) {
 func testConsoleFlood(s *suite, t *testing.T) {
 	g := s.started(t)
 	c := g.connect()
-	if !s.caps.NeedsKernel {
+	if !s.boots() {
 		t.Skip("the driver's guest has no console device")
 	}
 	_, exit := g.exec(c, nil, "sh", "-c", "i=0; while [ $i -lt "+strconv.Itoa(s.Flood/10)+" ]; do echo '"+strings.Repeat("flood ", 60)+"'; i=$((i+1)); done > /tmp/f; for n in 1 2 3 4 5 6 7 8 9 10; do cat /tmp/f > /dev/console; done; echo the-last > /dev/console")

@@ -55,7 +55,12 @@ func testMissingBoot(s *suite, t *testing.T) {
 	breaks := map[string]func(*machine.Boot, string){
 		"agent": func(b *machine.Boot, path string) { b.Agent = path },
 	}
-	if s.caps.NeedsKernel {
+	switch {
+	case s.Runner != nil:
+		breaks = map[string]func(*machine.Boot, string){
+			"runner": func(b *machine.Boot, path string) { b.Runner = path },
+		}
+	case s.caps.NeedsKernel:
 		breaks = map[string]func(*machine.Boot, string){
 			"kernel":    func(b *machine.Boot, path string) { b.Kernel = machine.Kernel{BzImage: path} },
 			"initramfs": func(b *machine.Boot, path string) { b.Initrd = path },
@@ -87,7 +92,7 @@ func testMissingBoot(s *suite, t *testing.T) {
 // testSwappedDisk: what is at a disk's path is not the plain file that was prepared
 // (threats.md A054).
 func testSwappedDisk(s *suite, t *testing.T) {
-	if !s.caps.NeedsKernel {
+	if !s.boots() {
 		t.Skip("the driver reads drives once, before the guest runs")
 	}
 	swaps := map[string]func(path string) error{

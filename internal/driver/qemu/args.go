@@ -46,6 +46,7 @@ func commandLine(b machine.Boot, h host, f fds, kernelArgs ...string) ([]string,
 	if h.bin.Sandbox {
 		args = append(args, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	}
+	args = append(args, monitor(f)...)
 	args = append(args,
 		"-machine", machineType(h),
 		"-accel", accelerator(h),
@@ -53,7 +54,6 @@ func commandLine(b machine.Boot, h host, f fds, kernelArgs ...string) ([]string,
 		"-smp", strconv.Itoa(b.CPUs),
 		"-m", fmt.Sprintf("size=%dk", b.MemoryBytes>>10),
 		"-rtc", "base=utc",
-		"-chardev", "socket,id=qmp,fd="+strconv.Itoa(f.qmp), "-mon", "chardev=qmp,mode=control",
 		// A serial port and not a virtio console: it works from the kernel's first line on and
 		// with kernels that have virtio as a module. With "quiet" it costs nothing measurable.
 		"-chardev", "socket,id=console,fd="+strconv.Itoa(f.console), "-serial", "chardev:console",
@@ -70,6 +70,11 @@ func commandLine(b machine.Boot, h host, f fds, kernelArgs ...string) ([]string,
 		args = append(args, more...)
 	}
 	return args, nil
+}
+
+// monitor is the driver's own QMP monitor.
+func monitor(f fds) []string {
+	return []string{"-chardev", "socket,id=qmp,fd=" + strconv.Itoa(f.qmp), "-mon", "chardev=qmp,mode=control"}
 }
 
 func machineType(h host) string {

@@ -30,6 +30,9 @@ type vm struct {
 	cid   uint32 // of the guest, when it is reached by vsock; else 0
 	port  *port  // the agent's virtio-serial port
 
+	group       bool // whatever else is in the child's process group ends with it
+	unmonitored bool // by intent: there is no QMP
+
 	qmpConn, consoleConn *connFile
 	output, outputChild  *os.File // what QEMU prints
 
@@ -79,6 +82,9 @@ func (v *vm) run() {
 // reap waits for QEMU's end, collects what it said last, and clears up.
 func (v *vm) reap() {
 	<-v.child.Exited
+	if v.group {
+		_ = v.child.KillGroup()
+	}
 	drained := make(chan struct{})
 	go func() {
 		v.copying.Wait()
@@ -128,6 +134,10 @@ func (v *vm) verdict() error {
 	}
 	panicked := v.watch.Text()
 	switch {
+	case v.unmonitored && panicked != "":
+		return vmm.PanicError(panicked)
+	case v.unmonitored && v.child.Well():
+		return nil // it is not told from a power-off
 	case v.reason == "guest-shutdown":
 		return nil
 	case v.reason == "guest-panic", v.reason == "guest-reset" && panicked != "":
@@ -278,6 +288,9 @@ func (v *vm) Kill() error {
 		v.killed = true
 	}
 	v.mu.Unlock()
+	if v.group {
+		return v.child.KillGroup()
+	}
 	return v.child.Kill()
 }
 
