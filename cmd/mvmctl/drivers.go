@@ -40,5 +40,6 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 		VM: limaVM(), CacheDir: p.Cache, Progress: os.Stderr,
 		BootProbe: probe,
 	})
-	return withApple([]driver.Driver{fc, q, c, l, f}, p, probe, log), map[string]bool{f.Name(): true}
+	r := qemu.NewRunner(log) // of a flake; no image runs there
+	return withApple([]driver.Driver{fc, q, c, l, r, f}, p, probe, log), map[string]bool{f.Name(): true, r.Name(): true}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/image"
 	"github.com/mvmctl/mvmctl/internal/kernel"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/nix"
 	"github.com/mvmctl/mvmctl/internal/oci"
 	"github.com/mvmctl/mvmctl/internal/paths"
 	"github.com/mvmctl/mvmctl/internal/store"
@@ -36,7 +37,8 @@ func parts(p paths.Paths, log *slog.Logger) engine.Parts {
 		LayersInUse: func(ctx context.Context) (map[string]bool, func(), error) {
 			return oci.InUse(ctx, filepath.Join(p.Cache, "blobs"))
 		},
-		Build: version, Log: log,
+		KeepRunner: nix.Keep,
+		Build:      version, Log: log,
 	}
 	e.Drivers, e.Explicit = drivers(p, &e, log)
 	e.Elsewhere = foreign()

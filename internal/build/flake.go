@@ -77,6 +77,31 @@ func (b *Builder) Flake(ctx context.Context, ref, profile string, o Options) (Re
 	return result(img, names, false, begin), nil
 }
 
+// Runner is a runner of microvm.nix.
+type Runner = nix.Runner
+
+// Runner builds the machine that a flake describes with microvm.nix. ok is false when the reference
+// means a package, which Flake makes an image of.
+func (b *Builder) Runner(ctx context.Context, ref, profile string, o Options) (r Runner, ok bool, err error) {
+	if strings.HasPrefix(ref, templatePrefix) {
+		return r, false, nil
+	}
+	done := o.step("building " + ref)
+	no, err := b.nixOptions(ctx, ref, profile, o)
+	if err != nil {
+		return r, false, err
+	}
+	name, err := nix.FindRunner(ctx, no)
+	if err != nil || name == "" {
+		return r, false, err
+	}
+	r, err = nix.BuildRunner(ctx, no, name)
+	if err == nil {
+		done()
+	}
+	return r, true, err
+}
+
 func nixDigest(r nix.Result) string { return "nix:" + r.StoreHash }
 
 // builtBefore reports whether an image of the store was made from a flake reference.

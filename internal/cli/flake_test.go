@@ -23,6 +23,10 @@ type fakeBuilder struct {
 	asked   []build.Options
 }
 
+func (b *fakeBuilder) Runner(context.Context, string, string, build.Options) (build.Runner, bool, error) {
+	return build.Runner{}, false, nil
+}
+
 func (b *fakeBuilder) Flake(_ context.Context, ref, _ string, o build.Options) (build.Result, error) {
 	b.asked = append(b.asked, o)
 	name, err := os.ReadFile(filepath.Join(ref, "image"))

@@ -27,6 +27,7 @@ type detailJSON struct {
 	Phases   []machine.Phase   `json:"phases,omitempty"`
 	Status   *machine.Status   `json:"status,omitempty"`
 	Agent    any               `json:"agent,omitempty"`
+	Lacks    []string          `json:"lacks,omitempty"` // what a machine of microvm.nix does not have
 	Boot     *machine.Boot     `json:"boot,omitempty"`
 	Files    map[string]string `json:"files,omitempty"`
 	Host     *engine.Memory    `json:"host_memory,omitempty"`
@@ -65,8 +66,21 @@ func detailOf(d engine.Detail) detailJSON {
 		machineJSON: machineRow(d.View), Spec: d.Spec, ImageID: d.ImageID, KernelID: d.KernelID, DiskUsed: d.DiskUsed, Dir: d.Dir,
 		Phases: d.Phases, Status: d.Status, Boot: d.Boot, Files: d.Files, Host: d.Memory,
 	}
+	out.Lacks = lacks(d)
 	if d.Agent != nil {
 		out.Agent = d.Agent
+	}
+	return out
+}
+
+// lacks lists what a machine cannot do that others can.
+func lacks(d engine.Detail) []string {
+	if d.Spec.Runner == "" {
+		return nil
+	}
+	out := machine.OfRunner()
+	if d.Status != nil && d.Status.NoAgent {
+		out = append(out, machine.WithoutAgent()...)
 	}
 	return out
 }
@@ -83,6 +97,8 @@ func (a *app) printDetail(d engine.Detail) error {
 	l.add("Command", strings.Join(quoteWords(d.Spec.Command), " "))
 	l.add("Backend", r.Driver)
 	l.add("Isolation", r.Isolation)
+	l.add("Runner", d.Spec.Runner)
+	l.add("Lacks", strings.Join(lacks(d), ", "))
 	l.add("Kernel", d.KernelID)
 	l.add("CPUs", strconv.Itoa(r.CPUs))
 	l.add("Memory", machine.FormatSize(r.Memory))

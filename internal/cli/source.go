@@ -22,6 +22,7 @@ type Builder interface {
 	FlakeCheck(ctx context.Context, ref string, o build.Options) error
 	Embedded(ctx context.Context, name string) (build.Result, error)
 	Flake(ctx context.Context, ref, profile string, o build.Options) (build.Result, error)
+	Runner(ctx context.Context, ref, profile string, o build.Options) (r build.Runner, ok bool, err error)
 }
 
 // source is what an image is made from when it is not in the store.
@@ -138,6 +139,11 @@ func (a *app) imageFor(ctx context.Context, spec *machine.Spec, p provision) err
 	b, err := a.builder(p.cfg)
 	if err != nil {
 		return err
+	}
+	if s.flake != "" && (spec.Driver == "qemu" || spec.Driver == machine.RunnerDriver) {
+		if done, err := a.runnerFor(ctx, spec, p, b, o); done || err != nil {
+			return err
+		}
 	}
 	var r build.Result
 	switch {

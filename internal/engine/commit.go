@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/mvmctl/mvmctl/internal/disk"
 	"github.com/mvmctl/mvmctl/internal/driver"
@@ -34,6 +35,9 @@ func (e *Engine) Commit(ctx context.Context, name, imageName string) (ImageDetai
 		return ImageDetail{}, err
 	}
 	defer release()
+	if rec.Spec.Runner != "" {
+		return ImageDetail{}, machine.Errorf("backend.commit", "change its flake, and start it again", "machine %q has no image: its flake says what it is", name)
+	}
 	base, err := e.imageOf(ctx, rec)
 	if err != nil {
 		return ImageDetail{}, err
@@ -94,6 +98,10 @@ func (e *Engine) Reset(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
+	work := filepath.Join(e.places(rec).Dir, machine.RunnerDir)
+	if err := os.RemoveAll(work); err != nil {
+		return paths.WriteError("removing "+work, err)
+	}
 	upper := e.places(rec).Upper()
 	if err := os.Remove(upper); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return paths.WriteError("removing "+upper, err)

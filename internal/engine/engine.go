@@ -88,6 +88,7 @@ type Parts struct {
 	VolumeStore *volume.Store
 	LayersInUse func(ctx context.Context) (files map[string]bool, release func(), err error) // by imports under way
 	Agent       func(ctx context.Context) (path, digest string, err error)                   // the guest agent's binary
+	KeepRunner  func(ctx context.Context, storePath, link string) error                      // from Nix's garbage collector, while link exists
 	Build       string                                                                       // version of this program
 	Log         *slog.Logger
 }

@@ -131,7 +131,7 @@ func (e *Engine) askRunning(ctx context.Context, views []machine.View) {
 	slots := make(chan struct{}, maxAsked)
 	for i := range views {
 		v := &views[i]
-		if v.State != machine.StateRunning || v.Problem != "" {
+		if v.State != machine.StateRunning || v.Problem != "" || v.Status.NoAgent {
 			continue
 		}
 		wg.Go(func() {
@@ -188,6 +188,10 @@ func (e *Engine) Inspect(ctx context.Context, name string) (Detail, error) {
 		d.Files["control_socket"] = p.Control()
 	}
 	if d.State != machine.StateRunning {
+		return d, nil
+	}
+	if d.Status.NoAgent {
+		d.Memory = memoryOf(d.Status)
 		return d, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

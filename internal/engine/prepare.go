@@ -36,6 +36,9 @@ type assets struct {
 func (e *Engine) prepareAssets(ctx context.Context, rec machine.Record, caps driver.Capabilities, progress func(Progress)) (assets, error) {
 	var a assets
 	var err error
+	if rec.Spec.Runner != "" {
+		return a, e.prepareRunner(ctx, rec)
+	}
 	if a.image, err = e.imageOf(ctx, rec); err != nil {
 		return assets{}, err
 	}
@@ -138,6 +141,10 @@ func newKeys() (keys, error) {
 // makeDrives makes the machine's own disks: the sparse upper disk once, the config drive anew
 // for each generation. It returns all disks in attach order.
 func (e *Engine) makeDrives(ctx context.Context, rec machine.Record, p paths.Machine, a assets, k keys) ([]machine.Disk, error) {
+	if rec.Spec.Runner != "" {
+		config := machine.Disk{Role: machine.RoleConfig, Path: p.ConfigDrive(), ReadOnly: true}
+		return []machine.Disk{config}, makeConfig(guestConfig(rec, a.image, k), p)
+	}
 	if _, err := os.Lstat(p.Upper()); errors.Is(err, fs.ErrNotExist) {
 		size := rec.Spec.Disk &^ 4095
 		if err := disk.CreateEmpty(p.Upper(), disk.Options{Size: size, Label: "mvm-upper", Journal: true}); err != nil {
@@ -150,19 +157,24 @@ func (e *Engine) makeDrives(ctx context.Context, rec machine.Record, p paths.Mac
 	}
 	guest := guestConfig(rec, a.image, k)
 	guest.Mounts = mounts
-	config, err := json.Marshal(guest)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the guest's configuration: %w", err)
-	}
-	err = disk.CreateDrive(p.ConfigDrive(), "mvm-config", 0, []disk.File{{Path: agentproto.ConfigFile, Mode: 0o400, Data: config}})
-	if err != nil {
-		return nil, paths.WriteError("making the config drive", err)
+	if err := makeConfig(guest, p); err != nil {
+		return nil, err
 	}
 	return append([]machine.Disk{
 		{Role: machine.RoleRoot, Path: a.image.Path, ReadOnly: true, ID: a.image.ID},
 		{Role: machine.RoleUpper, Path: p.Upper()},
 		{Role: machine.RoleConfig, Path: p.ConfigDrive(), ReadOnly: true},
 	}, volumes...), nil
+}
+
+// makeConfig makes the config drive.
+func makeConfig(guest agentproto.Config, p paths.Machine) error {
+	config, err := json.Marshal(guest)
+	if err != nil {
+		return fmt.Errorf("encoding the guest's configuration: %w", err)
+	}
+	err = disk.CreateDrive(p.ConfigDrive(), "mvm-config", 0, []disk.File{{Path: agentproto.ConfigFile, Mode: 0o400, Data: config}})
+	return paths.WriteError("making the config drive", err)
 }
 
 // guestConfig is what the config drive says.
@@ -204,7 +216,7 @@ func bootOf(rec machine.Record, p paths.Machine, a assets, disks []machine.Disk)
 	return machine.Boot{
 		Name: rec.Name, ID: rec.ID, Generation: rec.Generation, Driver: rec.Driver,
 		CPUs: rec.Spec.CPUs, MemoryBytes: rec.Spec.Memory,
-		Kernel: a.kernel, Initrd: a.initrd, Agent: a.agent, Disks: disks,
+		Kernel: a.kernel, Initrd: a.initrd, Agent: a.agent, Disks: disks, Runner: rec.Spec.Runner,
 		Dir: p.Dir, RuntimeDir: p.Runtime, Timeout: rec.Spec.Timeout,
 	}
 }

@@ -115,11 +115,9 @@ func (e *Engine) letStop(ctx context.Context, name string) error {
 	return err
 }
 
-// boot takes a stopped machine to "the agent answers".
-func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch, o UpOptions) (UpResult, error) {
-	if err := e.places(*rec).CheckSocket(); err != nil {
-		return UpResult{}, err
-	}
+// backendOf chooses the backend of a machine that is to be started: the one it was made on or that
+// was asked for, the one that keeps its volumes, or the best that has what it needs.
+func (e *Engine) backendOf(ctx context.Context, rec machine.Record) (driver.Driver, driver.Capabilities, error) {
 	want := rec.Spec.Driver
 	if want == "" {
 		want = rec.Driver // a machine stays on the backend it was made on
@@ -131,8 +129,20 @@ func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch
 			needed = append(needed, driver.FeatureImages)
 		}
 	}
+	want, err := runnerBackend(rec.Spec, want)
+	if err != nil {
+		return nil, driver.Capabilities{}, err
+	}
+	return e.choose(ctx, want, rec.Spec.Require, needed)
+}
+
+// boot takes a stopped machine to "the agent answers".
+func (e *Engine) boot(ctx context.Context, rec *machine.Record, watch *stopwatch, o UpOptions) (UpResult, error) {
+	if err := e.places(*rec).CheckSocket(); err != nil {
+		return UpResult{}, err
+	}
 	watch.begin("choosing a backend")
-	d, caps, err := e.choose(ctx, want, rec.Spec.Require, needed)
+	d, caps, err := e.backendOf(ctx, *rec)
 	if err != nil {
 		return UpResult{}, err
 	}

@@ -10,6 +10,7 @@ import (
 type Spec struct {
 	Name      string            `json:"name"`
 	Image     string            `json:"image"`             // a name from the catalog, such as "minimal"
+	Runner    string            `json:"runner,omitempty"`  // store path of a microvm.nix runner; Image then says of which flake
 	Command   []string          `json:"command,omitempty"` // replaces the image's command
 	Env       map[string]string `json:"env,omitempty"`
 	Dir       string            `json:"dir,omitempty"`  // working directory of Command
@@ -125,6 +126,7 @@ type Status struct {
 	Finished   time.Time `json:"finished,omitzero"` // machine gone
 	Driver     string    `json:"driver"`
 	Isolation  string    `json:"isolation"`
+	NoAgent    bool      `json:"no_agent,omitempty"`  // the guest has no agent: it is up when its VMM runs
 	Version    string    `json:"version"`             // of the program that wrote it
 	ExitCode   *int      `json:"exit_code,omitempty"` // of the main program
 	Reason     string    `json:"reason,omitempty"`    // why it ended, for people

@@ -32,8 +32,11 @@ func (s *supervisor) listen(ctx context.Context) error {
 
 func (s *supervisor) dialGuest(ctx context.Context, port int) (net.Conn, error) {
 	s.mu.Lock()
-	g := s.guest
+	g, none := s.guest, s.status.NoAgent
 	s.mu.Unlock()
+	if none {
+		return nil, machine.ErrNoAgent()
+	}
 	if g == nil {
 		return nil, errors.New("the machine is still starting")
 	}
@@ -52,6 +55,9 @@ func (s *supervisor) AddForwards(ctx context.Context, ports []machine.Port) ([]m
 	rules := make([]forward.Rule, len(ports))
 	for i, p := range ports {
 		rules[i] = forward.Rule{Host: p.Host, HostPort: p.HostPort, GuestPort: p.GuestPort}
+	}
+	if s.Status().NoAgent {
+		return nil, machine.ErrNoAgent()
 	}
 	bound, err := s.forwards.Add(ctx, rules)
 	if err != nil {

@@ -27,13 +27,17 @@ func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest
 	if grace <= 0 {
 		grace = defaultGrace
 	}
-	if up := !s.Status().Ready.IsZero(); up && !req.Force {
-		if s.askGuest(gone, grace) || s.pressButton(vm, gone) {
+	if alone(vm) {
+		if !req.Force && s.pressButton(vm, gone, max(grace, powerKeyTime)) {
+			return nil
+		}
+	} else if up := !s.Status().Ready.IsZero(); up && !req.Force {
+		if s.askGuest(gone, grace) || s.pressButton(vm, gone, powerKeyTime) {
 			return nil
 		}
 		s.update(func(st *machine.Status) { st.Reason = "killed: it did not stop in time" })
 	}
-	if up := !s.Status().Ready.IsZero(); up && req.Force && s.flush(gone) {
+	if up := !s.Status().Ready.IsZero(); up && req.Force && !alone(vm) && s.flush(gone) {
 		return nil
 	}
 	if err := vm.Kill(); err != nil {
@@ -132,13 +136,13 @@ func (g *guest) shutdown(ctx context.Context, grace time.Duration) error {
 // pressButton presses the power button and reports whether that ended the VMM. It is the last
 // resort before the kill, for a guest with a listener of its own; a VMM that stands still does
 // not even take it.
-func (s *supervisor) pressButton(vm driver.VM, gone chan error) bool {
+func (s *supervisor) pressButton(vm driver.VM, gone chan error, d time.Duration) bool {
 	select {
 	case <-s.killNow:
 		return false
 	default:
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), powerKeyTime)
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	if err := vm.Shutdown(ctx); err != nil {

@@ -97,6 +97,9 @@ func (s *supervisor) run(ctx context.Context) error {
 	}
 	fault.Point(fault.SupVMM)
 	s.phase("vmm")
+	if alone(vm) {
+		return s.liveAlone(ctx, vm, gone)
+	}
 	return s.live(ctx, vm, gone)
 }
 
@@ -354,6 +357,9 @@ func (s *supervisor) Stop(r control.StopRequest) {
 func (s *supervisor) Agent() (http.RoundTripper, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.status.NoAgent {
+		return nil, machine.ErrNoAgent()
+	}
 	if s.guest == nil {
 		return nil, machine.Errorf("agent.unready", "wait until `mvmctl ls` shows it running", "the machine is still starting")
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // RunnerName is the name of the backend for the runners of microvm.nix.
-const RunnerName = "microvm.nix"
+const RunnerName = machine.RunnerDriver
 
 // argsVariable is the variable in which a runner finds the arguments that connect its QEMU with
 // mvmctl. A runner that names it has our agent in its guest; any other one is left as it is.
@@ -66,14 +66,11 @@ func (d *Runner) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	return v, nil
 }
 
-// workDir is the folder, below the machine's, that a runner runs in: its volumes and sockets have
-// names relative to that, so the path's length does not matter to them.
-const workDir = "work"
-
-// makeWork makes the working folder of a machine, without the sockets of an earlier run. first says
+// makeWork makes the folder of a machine that its runner runs in: its volumes and sockets have names
+// relative to that, so the path's length does not matter to them. It comes without the sockets of an earlier run. first says
 // that there was none.
 func makeWork(dir string) (work string, first bool, err error) {
-	work = filepath.Join(dir, workDir)
+	work = filepath.Join(dir, machine.RunnerDir)
 	err = os.Mkdir(work, 0o700)
 	if err == nil {
 		return work, true, nil
