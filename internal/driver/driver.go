@@ -131,6 +131,13 @@ type Agentless interface {
 	Agentless() bool
 }
 
+// RunnerStarter is implemented by a Driver that starts what Boot.Runner names, and nothing else.
+type RunnerStarter interface {
+	// Means reports whether a user who asks for this backend by name gets the driver, when the
+	// machine has a runner.
+	Means(name string) bool
+}
+
 // Remover is implemented by a Driver that keeps something of a stopped machine outside of the
 // machine's folder, such as its disk.
 type Remover interface {

@@ -4,23 +4,26 @@ import (
 	"context"
 	"path/filepath"
 
+	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
-// runnerBackend returns the backend of a machine: those that a flake's runner starts have one of
-// their own, which "qemu" means too, since a runner is a QEMU's command line.
-func runnerBackend(spec machine.Spec, want string) (string, error) {
-	if spec.Runner == "" {
-		if want == machine.RunnerDriver {
-			return "", machine.Usagef("runner.missing", "mvmctl up --hypervisor qemu --flake REF, with a flake that has nixosConfigurations.NAME with microvm.nix", "the backend %s starts machines of such flakes, and not of images", want)
+// backendFor returns the backend that a machine wants by name: one with a runner has a backend of its
+// own, whichever of that one's names was said.
+func (e *Engine) backendFor(spec machine.Spec, want string) (string, error) {
+	for _, d := range e.Drivers {
+		r, ok := d.(driver.RunnerStarter)
+		switch {
+		case !ok:
+		case spec.Runner == "" && want == d.Name():
+			return "", machine.Usagef("runner.missing", "use it with --flake REF, and a flake that has nixosConfigurations.NAME with microvm.nix", "the backend %s starts machines of such flakes, and not of images", want)
+		case spec.Runner != "" && want != "" && !r.Means(want):
+			return "", machine.Usagef("runner.backend", "leave out --hypervisor", "a machine of microvm.nix cannot be started by %s", want)
+		case spec.Runner != "":
+			return d.Name(), spec.CheckRunner()
 		}
-		return want, nil
 	}
-	switch want {
-	case "", "qemu", machine.RunnerDriver:
-		return machine.RunnerDriver, spec.CheckRunner()
-	}
-	return "", machine.Usagef("runner.backend", "leave out --hypervisor, or use --hypervisor qemu", "a machine of microvm.nix cannot be started by %s", want)
+	return want, nil
 }
 
 // prepareRunner keeps a machine's runner from Nix's garbage collector for as long as the machine's

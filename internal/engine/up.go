@@ -129,7 +129,7 @@ func (e *Engine) backendOf(ctx context.Context, rec machine.Record) (driver.Driv
 			needed = append(needed, driver.FeatureImages)
 		}
 	}
-	want, err := runnerBackend(rec.Spec, want)
+	want, err := e.backendFor(rec.Spec, want)
 	if err != nil {
 		return nil, driver.Capabilities{}, err
 	}

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -25,7 +26,10 @@ const argsVariable = "MVM_QEMU_ARGS"
 // microvm.nix. What is known of such a machine is what its runner says; nothing is proved.
 type Runner struct{ log *slog.Logger }
 
-var _ driver.Driver = (*Runner)(nil)
+var (
+	_ driver.Driver        = (*Runner)(nil)
+	_ driver.RunnerStarter = (*Runner)(nil)
+)
 
 // NewRunner returns a driver. It touches nothing.
 func NewRunner(log *slog.Logger) *Runner {
@@ -38,11 +42,14 @@ func NewRunner(log *slog.Logger) *Runner {
 // Name implements driver.Driver.
 func (d *Runner) Name() string { return RunnerName }
 
+// Means implements driver.RunnerStarter: a runner is a QEMU's command line.
+func (d *Runner) Means(name string) bool { return name == d.Name() || name == New(Options{}).Name() }
+
 // Probe implements driver.Driver. Which VMM is used, and whether with hardware virtualisation, each
 // runner decides for itself, so the level is the lowest that a machine can have.
 func (d *Runner) Probe(context.Context) (driver.Capabilities, error) {
 	if runtime.GOOS != "linux" {
-		return driver.Capabilities{}, driver.Unavailable("backend.unsupported", "use a machine with Linux", "runners of microvm.nix are run on Linux only")
+		return driver.Capabilities{}, driver.Unavailable("backend.platform", "use a machine with Linux", "runners of microvm.nix are run on Linux only")
 	}
 	return driver.Capabilities{
 		Isolation: driver.IsolationEmulated, EmulatedSlow: true, Transport: transportSerial,
@@ -76,7 +83,7 @@ func makeWork(dir string) (work string, first bool, err error) {
 		return work, true, nil
 	}
 	if !errors.Is(err, os.ErrExist) {
-		return "", false, machine.Errorf("state.write", "see that the folder can be written and has space", "making the machine's working folder: %w", err)
+		return "", false, fmt.Errorf("making the machine's working folder: %w", err)
 	}
 	if info, err := os.Lstat(work); err != nil || !info.IsDir() {
 		return "", false, vmm.Changed(work, "it is not a folder")
