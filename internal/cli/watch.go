@@ -45,6 +45,9 @@ func (a *app) upWatching(ctx context.Context, cfg config.Config, eng Engine, spe
 		if err != nil {
 			return err
 		}
+		if next.Runner != "" {
+			return machine.Usagef("usage.flag", "leave out --watch", "a machine of microvm.nix cannot be watched: up with --recreate starts it anew")
+		}
 		img, err := eng.Image(ctx, next.Image)
 		if err != nil {
 			return err

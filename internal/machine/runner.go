@@ -31,8 +31,14 @@ func (s Spec) CheckRunner() error {
 		what  string
 		given bool
 	}{
-		{"a command", len(s.Command) > 0}, {"--init", s.Init != ""}, {"--env", len(s.Env) > 0}, {"--workdir", s.Dir != ""}, {"--user", s.User != ""},
-		{"--volume", len(s.Volumes) > 0}, {"services or checks", len(s.Services)+len(s.Checks) > 0}, {"--kernel", s.Kernel != ""},
+		{"a command", len(s.Command) > 0},
+		{"--init", s.Init != ""},
+		{"--env", len(s.Env) > 0},
+		{"--workdir", s.Dir != ""},
+		{"--user", s.User != ""},
+		{"--volume", len(s.Volumes) > 0},
+		{"services or checks", len(s.Services)+len(s.Checks) > 0},
+		{"--kernel", s.Kernel != ""},
 	} {
 		if x.given {
 			return Usagef("runner.setting", "leave it out, and say it in the flake", "a machine of microvm.nix cannot be given %s: what it is its flake says", x.what)
