@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
@@ -47,7 +48,8 @@ func (e *Engine) sweep(ctx context.Context, rec machine.Record) error {
 	}
 	p := e.places(rec)
 	if rec.ID != "" {
-		if err := os.RemoveAll(p.Runtime); err != nil {
+		// With a plain file in the place of the runtime directory there is nothing to remove.
+		if err := os.RemoveAll(p.Runtime); err != nil && !errors.Is(err, syscall.ENOTDIR) {
 			return fmt.Errorf("removing %s: %w", p.Runtime, err)
 		}
 	}

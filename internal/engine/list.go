@@ -147,7 +147,7 @@ func (e *Engine) askRunning(ctx context.Context, views []machine.View) {
 func (e *Engine) silence(ctx context.Context, rec machine.Record) string {
 	c, err := e.Supervisors.Connect(ctx, e.places(rec).Control())
 	if err != nil {
-		return "" // on its way out: its lock and status say so next time
+		return e.unreachable(ctx, rec)
 	}
 	defer c.Close()
 	answered := make(chan bool, 1)
@@ -163,6 +163,18 @@ func (e *Engine) silence(ctx context.Context, rec machine.Record) string {
 		return "its agent does not answer: the guest stands still, or is very busy"
 	}
 	return ""
+}
+
+// unreachable says what is wrong with a running machine at whose socket nobody is, or "" when it
+// is on its way out: then its lock is free in a moment.
+func (e *Engine) unreachable(ctx context.Context, rec machine.Record) string {
+	if e.Locks.WaitDead(ctx, rec.Name) == nil {
+		return ""
+	}
+	if st := e.statusOf(rec); st == nil || st.State != machine.StateRunning {
+		return "" // it ends slowly, or was started again
+	}
+	return "its supervisor cannot be reached, as if its socket had been deleted; mvmctl down --force " + rec.Name + " ends it"
 }
 
 // Inspect returns everything known about one machine.
