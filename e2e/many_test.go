@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -106,5 +107,42 @@ func manyAtOnce(t *testing.T, l *lab, n int) {
 	begin = time.Now()
 	l.allWork(n, func(i int) []string { return []string{"rm", "--force", name(i)} })
 	t.Logf("and gone after %s", time.Since(begin).Round(time.Millisecond))
+	l.nothingLeft()
+}
+
+// Twenty equal commands at the same moment: one does the work, the others say that it is done or
+// being done, and all end soon.
+func TestTwentyEqualCommands(t *testing.T) {
+	l := newLab(t, "fake", false)
+	for _, tt := range []struct {
+		args []string
+		says []string // what those may say that did not do it
+	}{
+		{[]string{"up", "-d", "--name", "m", "minimal"}, []string{"running already", "in use by"}},
+		{[]string{"down", "m"}, []string{"in use by"}},
+		{[]string{"up", "-d", "--name", "m"}, []string{"running already", "in use by"}},
+		{[]string{"rm", "--force", "m"}, []string{"no machine", "in use by"}},
+	} {
+		begin := time.Now()
+		succeeded := 0
+		for _, r := range l.atOnce(20, func(int) []string { return tt.args }) {
+			if r.code == 0 {
+				succeeded++
+				continue
+			}
+			if r.code != 125 || !slices.ContainsFunc(tt.says, func(s string) bool { return strings.Contains(r.stderr, s) }) {
+				t.Errorf("%q: %v", tt.args, r)
+			}
+		}
+		if took := time.Since(begin); succeeded == 0 || took > time.Minute {
+			t.Errorf("%q: %d succeeded, after %s", tt.args, succeeded, took)
+		}
+		if tt.args[0] == "up" {
+			if list := l.list(); len(list) != 1 || list[0].State != string(machine.StateRunning) {
+				t.Fatalf("ls says %+v", list)
+			}
+			l.must("exec", "m", "--", "true")
+		}
+	}
 	l.nothingLeft()
 }

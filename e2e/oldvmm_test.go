@@ -81,13 +81,15 @@ func TestQEMUTooOld(t *testing.T) {
 	l.nothingLeft()
 }
 
-// A Firecracker that is too old is refused by name; where the backend is mvmctl's choice, another
-// one is used, and it is said why.
+// noQEMU keeps doctor from trying a backend that is not the test's.
+const noQEMU = "MVM_QEMU=/no/such/qemu"
+
+// A Firecracker that is too old, or says nothing that is a version, is refused, and doctor says
+// why, before anything else is looked at: also where there is no KVM.
 func TestFirecrackerTooOld(t *testing.T) {
 	l := newLab(t, "firecracker", false)
-	l.env = append(l.env, "MVM_CACHE_DIR="+filepath.Join(l.dir, "cache"))
 	program := l.script("firecracker", "echo Firecracker v1.7.9")
-	l.env = append(l.env, "MVM_FIRECRACKER="+program)
+	l.env = append(l.env, "MVM_CACHE_DIR="+filepath.Join(l.dir, "cache"), "MVM_FIRECRACKER="+program, noQEMU)
 	l.tooOld("firecracker", program, "1.7.9", "1.8.0")
 	l.script("firecracker", "echo 'a new world'")
 	l.tooOld("firecracker", program, "a new world")
@@ -108,7 +110,7 @@ func TestDockerTooOld(t *testing.T) {
 	})}
 	go func() { _ = engine.Serve(ln) }()
 	defer func() { _ = engine.Close() }()
-	l.env = append(l.env, "MVM_CACHE_DIR="+filepath.Join(l.dir, "cache"), "DOCKER_HOST=unix://"+socket)
+	l.env = append(l.env, "MVM_CACHE_DIR="+filepath.Join(l.dir, "cache"), "DOCKER_HOST=unix://"+socket, noQEMU)
 	l.tooOld("docker", "1.40", "1.41")
 	l.nothingLeft()
 }

@@ -194,21 +194,20 @@ func TestRuntimeDirectoryOfOthers(t *testing.T) {
 // The folder of a running machine's sockets is deleted under it: it is said, nothing hangs, and
 // the machine can be ended and started again.
 func TestRuntimeFolderDeletedUnderAMachine(t *testing.T) {
-	eachDriver(t, false, func(t *testing.T, l *lab) {
-		l.must("up", "-d", "--name", "m", "minimal")
-		if err := os.RemoveAll(l.runtimeOf("m")); err != nil {
-			t.Fatal(err)
-		}
-		if v := l.machine("m"); v == nil || v.State != "running" || !strings.Contains(v.Problem, "mvmctl down --force m") {
-			t.Errorf("ls says %+v", v)
-		}
-		if r := l.run("exec", "m", "--", "true"); r.code != 125 || !strings.Contains(r.stderr, "does not answer") {
-			t.Errorf("exec: %v", r)
-		}
-		l.must("down", "--force", "m")
-		l.must("up", "-d", "--name", "m")
-		l.must("exec", "m", "--", "true")
-		l.must("rm", "--force", "m")
-		l.nothingLeft()
-	})
+	l := newLab(t, "qemu", false)
+	l.must("up", "-d", "--name", "m", "minimal")
+	if err := os.RemoveAll(l.runtimeOf("m")); err != nil {
+		t.Fatal(err)
+	}
+	if v := l.machine("m"); v == nil || v.State != "running" || !strings.Contains(v.Problem, "mvmctl down --force m") {
+		t.Errorf("ls says %+v", v)
+	}
+	if r := l.run("exec", "m", "--", "true"); r.code != 125 || !strings.Contains(r.stderr, "does not answer") {
+		t.Errorf("exec: %v", r)
+	}
+	l.must("down", "--force", "m")
+	l.must("up", "-d", "--name", "m")
+	l.must("exec", "m", "--", "true")
+	l.must("rm", "--force", "m")
+	l.nothingLeft()
 }
