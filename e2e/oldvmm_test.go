@@ -30,12 +30,12 @@ func (l *lab) script(name, text string) string {
 
 // tooOld checks what `up` and `doctor` say of a backend that is too old, and that the rest of the
 // world is as it was.
-func (l *lab) tooOld(backend string, says ...string) {
+func (l *lab) tooOld(backend, code string, says ...string) {
 	l.t.Helper()
 	machines := len(l.list())
 	r := l.run("up", "-d", "--json", "--hypervisor", backend, "--name", "new", "minimal")
-	if r.code != 125 || r.errorCode() != "backend.version" {
-		l.t.Errorf("up: %v", r)
+	if r.code != 125 || r.errorCode() != code {
+		l.t.Errorf("up: %v, want %s", r, code)
 	}
 	d := l.run("doctor", "--json")
 	for _, word := range says {
@@ -64,8 +64,8 @@ func TestQEMUTooOld(t *testing.T) {
 	l.env = append(l.env, "MVM_QEMU="+program)
 	l.must("up", "-d", "--name", "m", "minimal")
 	l.script("qemu", old)
-	l.tooOld("qemu", program, "5.2.0", "6.2")
-	l.tooOld("qemu", program, "5.2.0", "6.2") // also when its version is remembered
+	l.tooOld("qemu", "backend.version", program, "5.2.0", "6.2")
+	l.tooOld("qemu", "backend.version", program, "5.2.0", "6.2") // also when its version is remembered
 	l.must("exec", "m", "--", "true")
 	l.must("down", "m")
 	if r := l.run("up", "-d", "--json", "--name", "m"); r.code != 125 || r.errorCode() != "backend.version" {
@@ -90,9 +90,9 @@ func TestFirecrackerTooOld(t *testing.T) {
 	l := newLab(t, "firecracker", false)
 	program := l.script("firecracker", "echo Firecracker v1.7.9")
 	l.env = append(l.env, "MVM_CACHE_DIR="+filepath.Join(l.dir, "cache"), "MVM_FIRECRACKER="+program, noQEMU)
-	l.tooOld("firecracker", program, "1.7.9", "1.8.0")
+	l.tooOld("firecracker", "backend.version", program, "1.7.9", "1.8.0")
 	l.script("firecracker", "echo 'a new world'")
-	l.tooOld("firecracker", program, "a new world")
+	l.tooOld("firecracker", "backend.version", program, "a new world")
 	l.nothingLeft()
 }
 
@@ -111,6 +111,19 @@ func TestDockerTooOld(t *testing.T) {
 	go func() { _ = engine.Serve(ln) }()
 	defer func() { _ = engine.Close() }()
 	l.env = append(l.env, "MVM_CACHE_DIR="+filepath.Join(l.dir, "cache"), "DOCKER_HOST=unix://"+socket, noQEMU)
-	l.tooOld("docker", "1.40", "1.41")
+	l.tooOld("docker", "backend.version", "1.40", "1.41")
+	l.nothingLeft()
+}
+
+// And so is a limactl, before anything is asked of its virtual machines.
+func TestLimactlTooOld(t *testing.T) {
+	l := newLab(t, "lima", false)
+	asked := filepath.Join(l.dir, "asked")
+	program := l.script("limactl", "case \"$1\" in --version) echo limactl version 0.18.0 ;; *) echo \"$*\" >>"+asked+"; exit 1 ;; esac")
+	l.env = append(l.env, "MVM_CACHE_DIR="+filepath.Join(l.dir, "cache"), "MVM_LIMACTL="+program, noQEMU)
+	l.tooOld("lima", "lima.version", "0.18.0", "1.0")
+	if data, err := os.ReadFile(asked); err == nil {
+		t.Errorf("it was told to %s", data)
+	}
 	l.nothingLeft()
 }

@@ -256,3 +256,38 @@ func TestJailsNeedTheControllersOfTheirLimits(t *testing.T) {
 		}
 	}
 }
+
+// Machines are jailed only by the jailer of Firecracker's own release, and by root; why they are
+// not is said.
+func TestWhichJailerIsUsed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		script string // "": there is none
+		mode   os.FileMode
+		uid    int
+		note   string // "": it is used
+	}{
+		"the same release": {"echo Jailer v1.13.1", 0o700, 0, ""},
+		"an older one":     {"echo Jailer v1.12.0", 0o700, 0, `is version "1.12.0" and Firecracker 1.13.1`},
+		"a newer one":      {"echo Jailer v1.14.0", 0o700, 0, `is version "1.14.0"`},
+		"another program":  {"echo hello", 0o700, 0, `is version ""`},
+		"one that fails":   {"exit 1", 0o700, 0, `is version ""`},
+		"no program":       {"echo Jailer v1.13.1", 0o600, 0, "there is no"},
+		"none":             {"", 0, 0, "there is no"},
+		"a user's":         {"echo Jailer v1.13.1", 0o700, 1000, "with your own rights"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			jailer := filepath.Join(dir, "jailer")
+			if tt.script != "" {
+				if err := os.WriteFile(jailer, []byte("#!/bin/sh\n"+tt.script+"\n"), tt.mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h := host{bin: binary{Stamp: vmm.Stamp{Path: filepath.Join(dir, "firecracker")}, Version: "1.13.1"}}
+			New(Options{}).findJailer(t.Context(), &h, tt.uid)
+			if (h.jailer == jailer) != (tt.note == "") || h.jailer == "" && !strings.Contains(strings.Join(h.notes, "\n"), tt.note) {
+				t.Errorf("jailer %q, notes %q", h.jailer, h.notes)
+			}
+		})
+	}
+}
