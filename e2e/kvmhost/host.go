@@ -49,7 +49,8 @@ type Host struct {
 	mu sync.Mutex // one command at a time
 }
 
-// Start boots a host. What it needs and is not there is a MissingError.
+// Start boots a host, which lives until Close or the end of ctx. What it needs and is not there is a
+// MissingError.
 func Start(ctx context.Context, o Options) (*Host, error) {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return nil, MissingError("linux/amd64: the host's virtualisation is AMD's, this is " + runtime.GOOS + "/" + runtime.GOARCH)
@@ -109,7 +110,7 @@ func (h *Host) boot(ctx context.Context, qemu string, img image, o Options) erro
 		memory = 4096
 	}
 	// Two processors: with one, a host is at times lost in a guest and hears of nothing more.
-	h.cmd = exec.Command(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", //nolint:noctx // Close ends it
+	h.cmd = exec.CommandContext(ctx, qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "EPYC,+svm,+npt", "-m", fmt.Sprint(memory),
 		"-kernel", img.kernel, "-append", "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rootfstype=ext4 ro init=/init random.trust_cpu=on",
 		"-drive", "if=none,id=files,format=raw,readonly=on,file="+files, "-device", "nvme,serial=files,drive=files",
@@ -184,14 +185,14 @@ func (h *Host) Run(ctx context.Context, c wire.Command, stdout, stderr io.Writer
 // Console returns the end of what the host's kernel and QEMU said.
 func (h *Host) Console() string {
 	const most = 2000
-	var text string
+	var text strings.Builder
 	for _, name := range []string{h.console, h.console + ".vmm"} {
 		data, err := os.ReadFile(name)
 		if err == nil {
-			text += string(data[max(len(data)-most, 0):])
+			text.Write(data[max(len(data)-most, 0):])
 		}
 	}
-	return text
+	return text.String()
 }
 
 // Close ends the host and deletes what was made for it.
@@ -224,7 +225,8 @@ func makeFiles(ctx context.Context, name, dir string, files map[string]string) e
 		}
 		for _, s := range [][2]string{
 			{"etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"},
-			{"etc/group", "root:x:0:\nnogroup:x:65534:\n"}, {"etc/hosts", "127.0.0.1 localhost\n"},
+			{"etc/group", "root:x:0:\nnogroup:x:65534:\n"},
+			{"etc/hosts", "127.0.0.1 localhost\n"},
 		} {
 			if err := w.Add(disk.Entry{Path: s[0], Type: disk.TypeFile, Mode: 0o644, Size: int64(len(s[1]))}, strings.NewReader(s[1])); err != nil {
 				return err

@@ -8,6 +8,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"debug/elf"
 	"encoding/json"
 	"errors"
@@ -86,8 +87,13 @@ func prepare() error {
 		return fmt.Errorf("changing the root: %w", err)
 	}
 	for _, m := range [][3]string{
-		{"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"tmpfs", "/tmp", "mode=1777,size=75%"}, {"tmpfs", "/run", "mode=755"},
-		{"devpts", "/dev/pts", "ptmxmode=666"}, {"tmpfs", "/dev/shm", "mode=1777"}, {"cgroup2", "/sys/fs/cgroup", ""},
+		{"proc", "/proc", ""},
+		{"sysfs", "/sys", ""},
+		{"tmpfs", "/tmp", "mode=1777,size=75%"},
+		{"tmpfs", "/run", "mode=755"},
+		{"devpts", "/dev/pts", "ptmxmode=666"},
+		{"tmpfs", "/dev/shm", "mode=1777"},
+		{"cgroup2", "/sys/fs/cgroup", ""},
 	} {
 		if err := os.MkdirAll(m[1], 0o755); err != nil {
 			return err
@@ -108,7 +114,7 @@ func prepare() error {
 			return err
 		}
 	}
-	return exec.Command("/bin/busybox", "--install", "-s", "/usr/local/bin").Run()
+	return exec.CommandContext(context.Background(), "/bin/busybox", "--install", "-s", "/usr/local/bin").Run()
 }
 
 func mount(what, where, kind, options string) error {
