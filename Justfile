@@ -83,4 +83,6 @@ release-build:
 
 # run the conformance suite on every backend of this host, and write docs/backends.md
 backends:
-    go test -json -p 1 -count 1 -timeout 40m -run Conformance ./internal/driver/... | go run ./scripts/backends docs/backends.md
+    { go test -json -p 1 -count 1 -timeout 40m -run Conformance ./internal/driver/... || true; \
+    MVM_KVMHOST=all go test -json -count 1 -timeout 100m -run '^TestKVMHost$/^(qemu|firecracker.*)$' ./e2e || true; } | \
+    go run ./scripts/backends docs/backends.md
