@@ -393,3 +393,24 @@ done`
 	l.must(t, "sh", "-c", "i=0; while [ $i -lt $1 ]; do mvmctl rm --force m$i; i=$((i+1)); done", "sh", fmt.Sprint(n))
 	l.noVMM(t)
 }
+
+// TestInnerTests: what a test binary says, also in the middle of a line and without an end.
+func TestInnerTests(t *testing.T) {
+	const m = "\x16"
+	got := innerTests(m + "=== RUN   T\n    a.go:1: facts\n" + m + "=== RUN   T/one\nno line" + m + "    --- PASS: T/one (0.50s)\n" +
+		m + "=== RUN   T/two\n    a.go:2: missing: x\n" + m + "    --- SKIP: T/two (0.00s)\n" + m + "=== RUN   T/three\n--- PASS: T/three (not its own word)\npanic: x\n")
+	want := []innerTest{
+		{name: "T", said: "a.go:1: facts"},
+		{name: "T/one", outcome: "PASS", took: "0.50s", said: "no line"},
+		{name: "T/two", outcome: "SKIP", took: "0.00s", said: "missing: x"},
+		{name: "T/three", said: "--- PASS: T/three (not its own word)\npanic: x"},
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d tests, want %d", len(got), len(want))
+	}
+	for i, w := range want {
+		if *got[i] != w {
+			t.Errorf("got %+v, want %+v", *got[i], w)
+		}
+	}
+}
