@@ -23,7 +23,7 @@ import (
 )
 
 // kvmTime bounds one command in the KVM host, where all guests are emulated twice.
-const kvmTime = 15 * time.Minute
+const kvmTime = 20 * time.Minute
 
 // kvmQuick are the conformance tests that run there with all the others: those whose code depends
 // on the accelerator and the transport. `just kvmhost` runs them all, which takes minutes.
