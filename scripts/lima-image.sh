@@ -17,7 +17,7 @@ if ! have limactl && ! [ -x "$TOOLS/bin/limactl" ]; then
     cd "$module"
     # `go install …@version` asks for a list of versions, which not every proxy has.
     printf 'module limactl\n\ngo %s\n\nrequire github.com/lima-vm/lima %s\n' "$GO_MINIMUM" "$version" >go.mod
-    export GOFLAGS=-mod=mod GONOSUMDB=github.com/lima-vm/lima
+    export GOFLAGS=-mod=mod GONOSUMDB='*'
     mkdir -p "$TOOLS/bin" "$TOOLS/share/lima"
     # It wants its guest agent there, also for a plain virtual machine, which does not run it.
     GOOS=linux go build -trimpath -ldflags='-s -w' -o "$TOOLS/share/lima/lima-guestagent.Linux-x86_64" github.com/lima-vm/lima/cmd/lima-guestagent
@@ -43,6 +43,7 @@ debootstrap --variant=minbase \
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 cp -r /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/" 2>/dev/null || true
 # In a mount namespace of its own: whatever happens, nothing stays mounted.
+# shellcheck disable=SC2016 # the inner shell expands it
 ROOTFS=$root DEBIAN_FRONTEND=noninteractive unshare -m bash -euc '
   mount -t proc proc "$ROOTFS/proc"
   mount -t devtmpfs dev "$ROOTFS/dev"
