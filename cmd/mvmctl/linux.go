@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
@@ -17,6 +18,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/driver/qemu"
 	"github.com/mvmctl/mvmctl/internal/linuxenv"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/nix"
 	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
@@ -126,4 +128,37 @@ func provide(ctx context.Context, words io.Writer, log *slog.Logger) error {
 		return machine.Errorf("backend.install", "look at the virtual machine's network: `limactl shell`", "installing %s in the virtual machine did not work", pkg)
 	}
 	return nil
+}
+
+// nixLinux is where nix builds guests: on a host that is not Linux, in the Lima virtual machine.
+func nixLinux() nix.Linux {
+	if linuxenv.Native() {
+		return nil
+	}
+	return &inVM{vm: limaVM()}
+}
+
+// inVM runs programs in the Lima virtual machine, in one session that is opened when it is first
+// needed and ends with this process.
+type inVM struct {
+	vm *linuxenv.VM
+
+	mu      sync.Mutex
+	session *linuxenv.Session
+}
+
+// Run implements nix.Linux.
+func (l *inVM) Run(ctx context.Context, p linuxenv.Program) (int, error) {
+	l.mu.Lock()
+	if l.session == nil {
+		s, err := l.vm.Connect(ctx, nil)
+		if err != nil {
+			l.mu.Unlock()
+			return 0, err
+		}
+		l.session = s
+	}
+	s := l.session
+	l.mu.Unlock()
+	return linuxenv.Env{Session: s}.Run(ctx, p)
 }

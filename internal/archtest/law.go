@@ -60,7 +60,7 @@ func table() map[string]row {
 		"kernel":   host(2, "machine", "paths", "trust", "disk", "flock", "guest"),
 		"oci":      host(2, "machine", "paths", "flock", "fault"),
 		"catalog":  host(2, "machine"),
-		"nix":      host(2, "machine", "paths", "nix-flake"),
+		"nix":      host(2, "machine", "paths", "nix-flake", "linuxenv"),
 		"volume":   host(2, "machine", "paths", "disk", "flock"),
 		"initrd":   host(2, "machine", "paths", "trust", "disk", "kernel"),
 		"agentbin": host(2, "machine", "paths"),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mvmctl/mvmctl/internal/image"
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/nix"
 	"github.com/mvmctl/mvmctl/internal/oci"
 )
 
@@ -22,6 +23,8 @@ type Builder struct {
 	Work    string   // folder for what a build leaves on its way
 	Version string   // of this program, for the build record
 	Environ []string // of the tools that are run
+	// Linux is where nix runs, on a host that is not Linux itself; nil: here.
+	Linux nix.Linux
 }
 
 // stopDelay is how long a tool may take to end when it is told to.

@@ -18,6 +18,7 @@ import (
 	"github.com/mvmctl/mvmctl/internal/layer"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/nix"
+	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
 // maxImageJSON bounds the configuration that a flake gives, in bytes.
@@ -41,6 +42,15 @@ func (b *Builder) Flake(ctx context.Context, ref, profile string, o Options) (Re
 				return res, err
 			}
 		}
+	}
+	if no.Linux != nil {
+		if err := paths.MakePrivate(b.Work); err != nil {
+			return Result{}, err
+		}
+		if no.Fetched, err = os.MkdirTemp(b.Work, "nix-"); err != nil {
+			return Result{}, paths.WriteError("making a folder in "+b.Work, err)
+		}
+		defer func() { _ = os.RemoveAll(no.Fetched) }()
 	}
 	r, err := nix.Build(ctx, no)
 	if err != nil {
@@ -136,7 +146,7 @@ const templatePrefix = "template:"
 // nixOptions prepares a flake for nix: its input "mvm", where it has one, is the library inside
 // this program, so that the two never differ and no network is needed for it.
 func (b *Builder) nixOptions(ctx context.Context, ref, profile string, o Options) (nix.Options, error) {
-	no := nix.Options{Flake: ref, Profile: profile, Offline: o.Nix.Offline, Inputs: maps.Clone(o.Nix.Inputs), Progress: func(e nix.Event) {
+	no := nix.Options{Linux: b.Linux, Flake: ref, Profile: profile, Offline: o.Nix.Offline, Inputs: maps.Clone(o.Nix.Inputs), Progress: func(e nix.Event) {
 		if e.Text != "" && o.Progress != nil {
 			o.Progress(Progress{Step: e.Text, Current: int64(e.Bytes.Done), Total: int64(e.Bytes.Expected)})
 		}

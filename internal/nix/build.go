@@ -30,6 +30,10 @@ type Options struct {
 
 	Progress func(Event) // hears of progress; may be nil. Calls come one after the other.
 	Program  string      // "" is nix of PATH
+
+	// Linux is where nix runs instead of on this host; Fetched, a folder, is for what it builds then.
+	Linux   Linux
+	Fetched string
 }
 
 // Result is a built guest.
@@ -58,7 +62,7 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	link := []string{"--no-link"}
-	if o.OutLink != "" {
+	if o.OutLink != "" && o.Linux == nil { // a link here holds nothing there
 		link = []string{"--out-link", o.OutLink}
 	}
 	args := slices.Concat([]string{"build", "--json"}, link, o.flags(), []string{t.installable()})
@@ -66,7 +70,7 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, t.explain(ctx, o, err)
 	}
-	return readResult(out, t)
+	return readResult(ctx, o, out, t)
 }
 
 // Evaluate says what Build would give, without building: OutPath, DrvPath, StoreHash and the name.
@@ -197,10 +201,15 @@ func (o Options) flags() []string {
 }
 
 // readResult reads what nix build --json printed and looks at what was built.
-func readResult(out []byte, t target) (Result, error) {
+func readResult(ctx context.Context, o Options, out []byte, t target) (Result, error) {
 	r, err := parseBuilt(out, t)
 	if err != nil {
 		return Result{}, err
+	}
+	if o.Linux != nil {
+		if r, err = fetch(ctx, o.Linux, r, o.Fetched); err != nil {
+			return Result{}, err
+		}
 	}
 	for _, p := range []string{r.RootfsTar, r.ImageJSON} {
 		// No links: a package must not make us read other files of the host.
@@ -214,7 +223,7 @@ func readResult(out []byte, t target) (Result, error) {
 		}
 	}
 	var about struct{ Name, System string }
-	if data, err := readSmall(filepath.Join(r.OutPath, guestFile)); err == nil && json.Unmarshal(data, &about) == nil {
+	if data, err := readSmall(filepath.Join(filepath.Dir(r.ImageJSON), guestFile)); err == nil && json.Unmarshal(data, &about) == nil {
 		r.Name, r.System = clip(clean(about.Name), 80), clip(clean(about.System), 80)
 	}
 	if r.System != "" && r.System != t.system {

@@ -122,13 +122,13 @@ func TestWhatIsNoGuest(t *testing.T) {
 		if err := c.make(out); err != nil {
 			t.Fatal(err)
 		}
-		_, err := readResult([]byte(`[{"drvPath":"/d","outputs":{"out":"`+out+`"}}]`), target{ref: "/f", system: "x86_64-linux", profile: "default"})
+		_, err := readResult(t.Context(), Options{}, []byte(`[{"drvPath":"/d","outputs":{"out":"`+out+`"}}]`), target{ref: "/f", system: "x86_64-linux", profile: "default"})
 		if machine.CodeOf(err) != c.code {
 			t.Errorf("%s: %v, want %s", name, err, c.code)
 		}
 	}
 	for _, out := range []string{"", "null", "[]", `[{"outputs":{}}]`, `[{"outputs":{"out":"relative"}}]`, `{"a":`} {
-		if _, err := readResult([]byte(out), target{}); machine.CodeOf(err) != "nix.protocol" {
+		if _, err := readResult(t.Context(), Options{}, []byte(out), target{}); machine.CodeOf(err) != "nix.protocol" {
 			t.Errorf("%q: %v", out, err)
 		}
 	}

@@ -46,6 +46,9 @@ func command(args []string) []string {
 // run runs nix to its end and returns its standard output. The error is a *failure when nix
 // itself failed.
 func run(ctx context.Context, o Options, args []string) ([]byte, error) {
+	if o.Linux != nil {
+		return elsewhere(ctx, o, args)
+	}
 	program := o.Program
 	if program == "" {
 		program = "nix"
