@@ -130,9 +130,10 @@ func provide(ctx context.Context, words io.Writer, log *slog.Logger) error {
 	return nil
 }
 
-// nixLinux is where nix builds guests: on a host that is not Linux, in the Lima virtual machine.
+// nixLinux is where nix builds guests: on a host that is not Linux and has no nix (one that has may
+// know a builder for Linux), in the Lima virtual machine.
 func nixLinux() nix.Linux {
-	if linuxenv.Native() {
+	if _, err := exec.LookPath("nix"); err == nil || linuxenv.Native() {
 		return nil
 	}
 	return &inVM{vm: limaVM()}
