@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -32,13 +30,13 @@ func TestConformance(t *testing.T) {
 
 // TestDoubleConformance runs with the double, as the user that runs the test.
 func TestDoubleConformance(t *testing.T) {
-	needDouble(t)
+	drivertest.NeedDouble(t, "Firecracker")
 	conformDouble(t, false)
 }
 
 // TestDoubleJailConformance runs with doubles of Firecracker and of the jailer.
 func TestDoubleJailConformance(t *testing.T) {
-	needDouble(t)
+	drivertest.NeedDouble(t, "Firecracker")
 	if os.Getenv("MVM_DRIVERTEST_JOB") == "" && os.Geteuid() != 0 {
 		t.Skip("only root can make jails")
 	}
@@ -49,9 +47,13 @@ func conformDouble(t *testing.T, jailer bool) {
 	t.Helper()
 	var assets drivertest.Assets
 	var double *Driver
-	drivertest.Run(t, drivertest.Harness{SeesPanic: true, Patience: emulatedPatience, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
+	drivertest.Run(t, drivertest.Harness{SeesPanic: true, Patience: drivertest.EmulatedPatience, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
+		names := []string{doubleName}
+		if jailer {
+			names = append(names, "jailer")
+		}
 		d := New(Options{
-			Binary: makeDouble(t, filepath.Join(a.Dir, "vmm"), jailer), CacheDir: a.Cache, kvm: os.DevNull,
+			Binary: drivertest.MakeDouble(t, filepath.Join(a.Dir, "vmm"), names...), CacheDir: a.Cache, kvm: os.DevNull,
 			BootProbe: func(context.Context) (vmm.ProbeAssets, error) {
 				a := a.WithKernel(t)
 				return vmm.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil
@@ -62,7 +64,7 @@ func conformDouble(t *testing.T, jailer bool) {
 			t.Fatal(err)
 		}
 		assets, double = a, d
-		return emulated{d}
+		return drivertest.Slow(d)
 	}})
 	if jailer && os.Getenv("MVM_DRIVERTEST_JOB") == "" && double != nil {
 		acrossFileSystems(t, double, assets)
@@ -107,7 +109,7 @@ func acrossFileSystems(t *testing.T, d *Driver, assets drivertest.Assets) {
 			{Role: "vol-0", Path: put(filepath.Join(run, "volume.img"))},
 		},
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), emulatedPatience)
+	ctx, cancel := context.WithTimeout(t.Context(), drivertest.EmulatedPatience)
 	defer cancel()
 	console := vmm.NewProbeWatch(func() {})
 	v, err := launch(ctx, *d.found, b, driver.Output{Console: console}, []string{vmm.ProbeWord}, d.log)
@@ -159,60 +161,4 @@ func programsBelow(t *testing.T, dir string) []string {
 		}
 	}
 	return out
-}
-
-// emulatedPatience is how long a guest of the double may take to answer.
-const emulatedPatience = 5 * time.Minute
-
-// needDouble skips where the double cannot boot guests.
-func needDouble(t *testing.T) {
-	t.Helper()
-	switch _, err := exec.LookPath("qemu-system-x86_64"); {
-	case testing.Short():
-		t.Skip("-short: it boots some forty guests")
-	case runtime.GOOS != "linux" || runtime.GOARCH != "amd64":
-		t.Skip("the double of Firecracker is for linux/amd64, this is " + runtime.GOOS + "/" + runtime.GOARCH)
-	case err != nil:
-		t.Skipf("the double of Firecracker boots guests by QEMU: %v", err)
-	}
-}
-
-// makeDouble puts the double into a folder, with a jailer beside it or without.
-func makeDouble(t testing.TB, dir string, jailer bool) string {
-	t.Helper()
-	path := filepath.Join(dir, doubleName)
-	if _, err := os.Stat(path); err == nil {
-		return path // a child of the test finds what its parent has made
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // other users are let in on purpose
-		t.Fatal(err)
-	}
-	names := []string{path}
-	if jailer {
-		names = append(names, filepath.Join(dir, "jailer"))
-	}
-	data, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		if err := os.WriteFile(name, data, 0o755); err != nil { //nolint:gosec // a program for other users
-			t.Fatal(err)
-		}
-	}
-	return path
-}
-
-// emulated is the driver with the truth about the double: its guests are slow.
-type emulated struct{ *Driver }
-
-// Probe implements driver.Driver.
-func (e emulated) Probe(ctx context.Context) (driver.Capabilities, error) {
-	c, err := e.Driver.Probe(ctx)
-	c.EmulatedSlow = true
-	return c, err
 }
