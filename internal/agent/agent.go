@@ -73,22 +73,22 @@ type Agent struct {
 	phase   atomic.Value // string
 	buffers sync.Pool    // *[]byte of outputChunk bytes
 
-	begin      sync.Once // main program and "ready", with the first Serve
-	main       *mainProgram
-	console    consoleSlot
-	pending    chan struct{} // handshakes under way
-	data       chan struct{} // data streams
-	follow     chan struct{} // followers
-	conns      atomic.Int64  // authenticated connections
-	busy       atomic.Int64  // exec, console and copy streams
-	streams    atomic.Int64  // those, attached and forward streams
-	refused    limiter       // of log lines about refused connections
-	logReaders readers
-	work       readers       // busy streams, which are told how they ended
-	stopping   chan struct{} // closed when the guest begins to stop
-	stop       sync.Once
-	greeted    sync.Once
-	stopped    chan struct{} // closed when PowerOff has been called
+	begin       sync.Once // main program and "ready", with the first Serve
+	main        *mainProgram
+	console     consoleSlot
+	pending     chan struct{} // handshakes under way
+	data        chan struct{} // data streams
+	follow      chan struct{} // followers
+	conns       atomic.Int64  // authenticated connections
+	busy        atomic.Int64  // exec, console and copy streams
+	streams     atomic.Int64  // those, attached and forward streams
+	refused     limiter       // of log lines about refused connections
+	lastReaders readers
+	work        readers       // busy streams, which are told how they ended
+	stopping    chan struct{} // closed when the guest begins to stop
+	stop        sync.Once
+	greeted     sync.Once
+	stopped     chan struct{} // closed when PowerOff has been called
 }
 
 // New returns an agent that does nothing until Serve.

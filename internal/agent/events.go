@@ -20,6 +20,16 @@ func NewEvents() *Events {
 	return &Events{newRing(maxEvents, func(agentproto.Event) int { return 1 })}
 }
 
+// endOfEvents is the type of the last event.
+const endOfEvents = "stopped"
+
+// End appends the last event: whatever comes later is not kept.
+func (ev *Events) End() {
+	ev.ring.finish(func(seq uint64) agentproto.Event {
+		return agentproto.Event{Seq: seq, Time: time.Now().UTC(), Type: endOfEvents}
+	})
+}
+
 // Add appends e; its Seq and Time are filled in.
 func (ev *Events) Add(e agentproto.Event) {
 	e.Message = strings.ToValidUTF8(e.Message, "\uFFFD")

@@ -15,15 +15,17 @@ import (
 const followBatch = 256 // lines in one write
 
 func (a *Agent) serveEvents(w http.ResponseWriter, r *http.Request) {
+	a.lastReaders.add(1)
+	defer a.lastReaders.add(-1)
 	follow(a, w, r, func(after uint64) (events []agentproto.Event, changed <-chan struct{}) {
 		events, _, changed = a.opts.Events.ring.since(after, followBatch)
 		return events, changed
-	}, func(e agentproto.Event) (uint64, bool) { return e.Seq, false })
+	}, func(e agentproto.Event) (uint64, bool) { return e.Seq, e.Type == endOfEvents })
 }
 
 func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
-	a.logReaders.add(1)
-	defer a.logReaders.add(-1)
+	a.lastReaders.add(1)
+	defer a.lastReaders.add(-1)
 	follow(a, w, r, func(after uint64) ([]agentproto.LogEntry, <-chan struct{}) {
 		return a.opts.Log.since(after, followBatch)
 	}, func(e agentproto.LogEntry) (uint64, bool) { return e.Seq, e.End })

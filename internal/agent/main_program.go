@@ -100,6 +100,7 @@ func (m *mainProgram) start(at agentproto.AttachStart) {
 	if err != nil {
 		m.state, m.exit = "exited", failedExit(err)
 		a.logf("err", "starting the main program: %s", err.Message)
+		m.report(m.exit)
 		close(m.ended)
 		go m.afterwards()
 		return
@@ -130,7 +131,9 @@ func (m *mainProgram) start(at agentproto.AttachStart) {
 		if m.spec.Init {
 			m.exit = initExit(m.exit)
 		}
+		exit := m.exit
 		m.mu.Unlock()
+		m.report(exit) // before anybody who waits for it can end the guest
 		close(m.ended)
 		m.afterwards()
 	}()
@@ -160,17 +163,18 @@ func (m *mainProgram) detach(s *stream) {
 	}
 }
 
-// afterwards reports the end and ends the machine if the host does not.
-func (m *mainProgram) afterwards() {
-	a := m.agent
-	m.mu.Lock()
-	exit := m.exit
-	m.mu.Unlock()
+// report tells the host of the end.
+func (m *mainProgram) report(exit agentproto.Exit) {
 	e := agentproto.Event{Type: "main", State: "exited", ExitCode: &exit.Code}
 	if exit.Error != nil {
 		e.Message = exit.Error.Message
 	}
-	a.opts.Events.Add(e)
+	m.agent.opts.Events.Add(e)
+}
+
+// afterwards ends the machine if the host does not.
+func (m *mainProgram) afterwards() {
+	a := m.agent
 	wait := endWait
 	if a.conns.Load() == 0 {
 		wait = endWaitLost

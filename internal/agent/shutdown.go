@@ -16,7 +16,7 @@ import (
 const (
 	maxGrace  = 10 * time.Minute // the longest grace a host can ask for
 	afterKill = 2 * time.Second  // for programs to be reaped after SIGKILL
-	lastLines = time.Second      // for readers of the log to take its end
+	lastLines = time.Second      // for readers of events and the log to take their end
 	lastWords = time.Second      // for ended streams to say so to the host
 )
 
@@ -43,8 +43,9 @@ func (a *Agent) shutdown(req agentproto.ShutdownRequest) {
 		close(a.stopping) // ends execs and the console
 		a.stopPrograms(min(req.Grace.Or(agentproto.KillGrace), maxGrace))
 		a.work.drain(lastWords)
+		a.opts.Events.End()
 		a.opts.Log.End()
-		a.logReaders.drain(lastLines)
+		a.lastReaders.drain(lastLines)
 		if a.opts.Root == "/" && !a.opts.Shared {
 			syscall.Sync()
 		}

@@ -103,7 +103,7 @@ type ConsoleStatus struct {
 type Event struct {
 	Seq      uint64    `json:"seq"`
 	Time     time.Time `json:"time"`
-	Type     string    `json:"type"`           // "ready", "main", "service", "check", "stopping"
+	Type     string    `json:"type"`           // "ready", "main", "service", "check", "stopping", "stopped" (the last one)
 	Name     string    `json:"name,omitempty"` // service or check
 	State    string    `json:"state,omitempty"`
 	ExitCode *int      `json:"exit_code,omitempty"`

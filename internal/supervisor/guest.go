@@ -33,6 +33,7 @@ type guest struct {
 	logged   chan struct{} // closed when the first connection has been read to its end
 	logOnce  sync.Once
 	exitOnce sync.Once
+	exits    sync.WaitGroup // telling of the main program's end
 	lastLog  uint64
 	lastEvt  uint64
 }
@@ -132,7 +133,7 @@ func (g *guest) pump(ctx context.Context, c *agentclient.Client) {
 			g.lastEvt = e.Seq
 			if e.Type == "main" && e.State == "exited" && e.ExitCode != nil {
 				code := *e.ExitCode
-				g.exitOnce.Do(func() { go g.mainExited(code) }) // a hostile guest says it a million times
+				g.exitOnce.Do(func() { g.exits.Go(func() { g.mainExited(code) }) }) // a hostile guest says it a million times
 			}
 			return nil
 		})
@@ -165,6 +166,7 @@ func (g *guest) pump(ctx context.Context, c *agentclient.Client) {
 	}
 	cancel()
 	<-read
+	g.exits.Wait() // a guest that ends at once must not be forgotten how it ended
 	g.logOnce.Do(func() { close(g.logged) })
 }
 
