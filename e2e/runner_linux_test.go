@@ -188,6 +188,7 @@ func TestRunnerPlain(t *testing.T) {
 		l.refused("agent.none", "no agent", args...)
 	}
 	l.refused("agent.none", "no agent", "forward", "web", "0:80")
+	l.refused("backend.pause", "cannot be paused", "pause", "web")
 	volume := filepath.Join(l.dir, "state/machines/web/work/data.img")
 	if info, err := os.Stat(volume); err != nil || info.Size() != 1<<20 {
 		t.Errorf("its volume: %v, %v", info, err)

@@ -11,7 +11,7 @@ const RunnerDir = "work"
 // WithoutAgent lists what a machine lacks whose guest has no agent of ours, as the words of the
 // documentation.
 func WithoutAgent() []string {
-	return []string{"exec", "console", "cp", "forward", "ports", "diff", "services", "checks"}
+	return []string{"exec", "console", "cp", "forward", "ports", "diff", "pause", "services", "checks"}
 }
 
 // OfRunner lists what no machine of a runner has, its guest's agent or not.

@@ -23,6 +23,7 @@ var (
 	_ driver.VM           = (*runnerVM)(nil)
 	_ driver.ProcessOwner = (*runnerVM)(nil)
 	_ driver.Agentless    = (*runnerVM)(nil)
+	_ driver.Pauser       = (*runnerVM)(nil)
 )
 
 // Agentless implements driver.Agentless.
@@ -34,6 +35,28 @@ func (v *runnerVM) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		return nil, driver.ErrNoSuchPort
 	}
 	return v.vm.Dial(ctx, port)
+}
+
+// Pause implements driver.Pauser.
+func (v *runnerVM) Pause(ctx context.Context) error {
+	if v.unmonitored {
+		return v.noMonitor()
+	}
+	return v.vm.Pause(ctx)
+}
+
+// Resume implements driver.Pauser.
+func (v *runnerVM) Resume(ctx context.Context) error {
+	if v.unmonitored {
+		return v.noMonitor()
+	}
+	return v.vm.Resume(ctx)
+}
+
+// noMonitor is the error of what only a QEMU can do that takes our arguments: the monitor of the
+// runner's own is its bin/microvm-shutdown's.
+func (v *runnerVM) noMonitor() error {
+	return machine.Errorf("backend.pause", "docs/nix.md says how a microvm.nix flake gets mvmctl's monitor, with the agent", "this machine's runner takes no monitor, so it cannot be paused")
 }
 
 // Shutdown implements driver.VM: by the runner's own program, which knows what its guest heeds, or
