@@ -84,6 +84,8 @@ type Agent struct {
 	streams     atomic.Int64  // those, attached and forward streams
 	refused     limiter       // of log lines about refused connections
 	lastReaders readers
+	hear        sync.Once
+	heard       chan struct{} // closed when a host has said that it has all of the last words
 	work        readers       // busy streams, which are told how they ended
 	stopping    chan struct{} // closed when the guest begins to stop
 	stop        sync.Once
@@ -103,6 +105,7 @@ func New(o Options) *Agent {
 		follow:   make(chan struct{}, maxFollowers),
 		stopping: make(chan struct{}),
 		stopped:  make(chan struct{}),
+		heard:    make(chan struct{}),
 	}
 	a.buffers.New = func() any { b := make([]byte, outputChunk); return &b }
 	a.phase.Store("booting")

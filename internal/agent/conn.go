@@ -133,6 +133,9 @@ func (h *hostConn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.dataStream(w, nil, true, "", func() { a.serveDiff(w, r) })
 	case "POST " + agentproto.PathShutdown:
 		a.serveShutdown(w, r)
+	case "POST " + agentproto.PathHeard:
+		a.hear.Do(func() { close(a.heard) })
+		w.WriteHeader(http.StatusAccepted)
 	default:
 		refuse(w, agentproto.Errorf(agentproto.CodeInvalid, "", "no such request: %.10s %.100s", r.Method, r.URL.Path))
 	}

@@ -20,13 +20,10 @@ func NewEvents() *Events {
 	return &Events{newRing(maxEvents, func(agentproto.Event) int { return 1 })}
 }
 
-// endOfEvents is the type of the last event.
-const endOfEvents = "stopped"
-
 // End appends the last event: whatever comes later is not kept.
 func (ev *Events) End() {
 	ev.ring.finish(func(seq uint64) agentproto.Event {
-		return agentproto.Event{Seq: seq, Time: time.Now().UTC(), Type: endOfEvents}
+		return agentproto.Event{Seq: seq, Time: time.Now().UTC(), Type: agentproto.EventStopped}
 	})
 }
 

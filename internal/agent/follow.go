@@ -20,7 +20,7 @@ func (a *Agent) serveEvents(w http.ResponseWriter, r *http.Request) {
 	follow(a, w, r, func(after uint64) (events []agentproto.Event, changed <-chan struct{}) {
 		events, _, changed = a.opts.Events.ring.since(after, followBatch)
 		return events, changed
-	}, func(e agentproto.Event) (uint64, bool) { return e.Seq, e.Type == endOfEvents })
+	}, func(e agentproto.Event) (uint64, bool) { return e.Seq, e.Type == agentproto.EventStopped })
 }
 
 func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {

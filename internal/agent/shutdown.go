@@ -17,7 +17,7 @@ const (
 	maxGrace  = 10 * time.Minute // the longest grace a host can ask for
 	afterKill = 2 * time.Second  // for programs to be reaped after SIGKILL
 	lastLines = time.Second      // for readers of events and the log to take their end
-	lastWords = time.Second      // for ended streams to say so to the host
+	lastWords = time.Second      // for ended streams to say so to the host, and for it to have heard
 )
 
 func (a *Agent) serveShutdown(w http.ResponseWriter, r *http.Request) {
@@ -45,7 +45,13 @@ func (a *Agent) shutdown(req agentproto.ShutdownRequest) {
 		a.work.drain(lastWords)
 		a.opts.Events.End()
 		a.opts.Log.End()
-		a.lastReaders.drain(lastLines)
+		if a.lastReaders.drain(lastLines) {
+			// It is written, but not yet there: what carries the channel may end with this process.
+			select {
+			case <-a.heard:
+			case <-time.After(lastWords):
+			}
+		}
 		if a.opts.Root == "/" && !a.opts.Shared {
 			syscall.Sync()
 		}
@@ -97,12 +103,12 @@ func (r *readers) add(n int) {
 	}
 }
 
-// drain waits up to limit for all of them to have ended.
-func (r *readers) drain(limit time.Duration) {
+// drain waits up to limit for all of them to have ended, and reports whether there were any.
+func (r *readers) drain(limit time.Duration) bool {
 	r.mu.Lock()
 	if r.n == 0 {
 		r.mu.Unlock()
-		return
+		return false
 	}
 	if r.none == nil {
 		r.none = make(chan struct{})
@@ -115,4 +121,5 @@ func (r *readers) drain(limit time.Duration) {
 	case <-none:
 	case <-t.C:
 	}
+	return true
 }

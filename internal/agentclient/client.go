@@ -75,6 +75,16 @@ func (c *Client) Shutdown(ctx context.Context, req agentproto.ShutdownRequest) e
 	return nil
 }
 
+// Heard tells a guest that is ending that its last event and the last line of its log have come. It
+// is what the guest waits for, for a moment: what a host has not read may be lost with the guest.
+func (c *Client) Heard(ctx context.Context) error {
+	resp, err := c.send(ctx, http.MethodPost, agentproto.PathHeard, nil)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // call sends in as JSON, unless it is nil, and decodes the answer into out, unless it is nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader

@@ -18,6 +18,7 @@ const (
 	PathFiles    = "/v1/files"    // GET ?path=P → tar; PUT ?path=P tar → CopyResult
 	PathDiff     = "/v1/diff"     // GET → JSON lines of Change, closed by a line {"end":true}
 	PathShutdown = "/v1/shutdown" // POST ShutdownRequest → 202
+	PathHeard    = "/v1/heard"    // POST → 202: the host has the last event and the last line of the log
 )
 
 // TrailerError is the HTTP trailer in which a streaming answer reports, as a JSON Error, what
@@ -98,6 +99,9 @@ type CheckStatus struct {
 type ConsoleStatus struct {
 	Since time.Time `json:"since"`
 }
+
+// EventStopped is the type of the last event: everything in the guest has ended.
+const EventStopped = "stopped"
 
 // Event is one thing that happened in the guest.
 type Event struct {

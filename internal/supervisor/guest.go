@@ -128,9 +128,11 @@ func (g *guest) pump(ctx context.Context, c *agentclient.Client) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
+	var lastEvent, lastLine bool
 	wg.Go(func() {
 		err := c.Events(ctx, g.lastEvt, func(e agentproto.Event) error {
 			g.lastEvt = e.Seq
+			lastEvent = lastEvent || e.Type == agentproto.EventStopped
 			if e.Type == "main" && e.State == "exited" && e.ExitCode != nil {
 				code := *e.ExitCode
 				g.exitOnce.Do(func() { g.exits.Go(func() { g.mainExited(code) }) }) // a hostile guest says it a million times
@@ -144,6 +146,7 @@ func (g *guest) pump(ctx context.Context, c *agentclient.Client) {
 		err := c.Logs(ctx, g.lastLog, func(e agentproto.LogEntry) error {
 			g.lastLog = e.Seq
 			if e.End {
+				lastLine = true
 				return nil
 			}
 			return enc.Encode(e)
@@ -153,6 +156,9 @@ func (g *guest) pump(ctx context.Context, c *agentclient.Client) {
 	read := make(chan struct{})
 	go func() {
 		wg.Wait()
+		if lastEvent && lastLine {
+			_ = c.Heard(ctx) // a guest that does not wait for it is gone already
+		}
 		close(read)
 	}()
 	select {
