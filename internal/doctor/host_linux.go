@@ -44,7 +44,7 @@ func platformChecks() []Check {
 			return warn("", "%v", err)
 		}
 		if err := unix.Access(dev, unix.R_OK|unix.W_OK); err != nil {
-			return warn(`sudo usermod -aG kvm "$USER", then log in again`, "%s (%s) is not open to you: %v", dev, info.Mode(), err)
+			return warn(`sudo usermod -aG kvm "$USER", then log in again`, "%s (%04o) is not open to you: %v", dev, info.Mode().Perm(), err)
 		}
 		return ok("%s is open to you", dev)
 	}}}
