@@ -66,14 +66,15 @@ func (s *Store) Ensure(ctx context.Context, name string, size int64) (path strin
 		return "", err
 	}
 	defer unlock()
-	switch {
-	case info.KeptBy != "":
+	if info.KeptBy != "" {
 		return "", elsewhere(info)
-	case info.Path == "":
-		return s.create(name, size)
 	}
+	// Also where there is no image: a Create that was killed leaves the mark alone.
 	if err := os.Remove(s.unused(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", paths.WriteError("attaching volume "+name, err)
+	}
+	if info.Path == "" {
+		return s.create(name, size)
 	}
 	return info.Path, nil
 }

@@ -246,3 +246,30 @@ func TestKeptInterrupted(t *testing.T) {
 		t.Errorf("with a note that says nothing: %v", err)
 	}
 }
+
+// A volume that was made half and then used is used: no backend may take its image away.
+func TestUsedAfterAHalfCreate(t *testing.T) {
+	t.Parallel()
+	s := New(t.TempDir())
+	if err := s.Create(t.Context(), "data", 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	info, err := s.Get("data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(info.Path); err != nil { // as if it had been killed before
+		t.Fatal(err)
+	}
+	path, err := s.Ensure(t.Context(), "data", 64<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep := func(context.Context, string) (string, error) { return "somewhere", nil }
+	if _, err := s.Keep(t.Context(), "data", 0, "other", keep); machine.CodeOf(err) != "volume.elsewhere" {
+		t.Errorf("it was given to another backend: %v", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("its data: %v", err)
+	}
+}
