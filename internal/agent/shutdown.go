@@ -42,6 +42,9 @@ func (a *Agent) shutdown(req agentproto.ShutdownRequest) {
 		a.opts.Events.Add(agentproto.Event{Type: "stopping"})
 		close(a.stopping) // ends execs and the console
 		a.stopPrograms(min(req.Grace.Or(agentproto.KillGrace), maxGrace))
+		if a.opts.Root == "/" && !a.opts.Shared {
+			syscall.Sync() // before all politeness: a host in a hurry gives a guest seconds
+		}
 		a.work.drain(lastWords)
 		a.opts.Events.End()
 		a.opts.Log.End()
@@ -51,9 +54,6 @@ func (a *Agent) shutdown(req agentproto.ShutdownRequest) {
 			case <-a.heard:
 			case <-time.After(lastWords):
 			}
-		}
-		if a.opts.Root == "/" && !a.opts.Shared {
-			syscall.Sync()
 		}
 		if a.opts.PowerOff != nil {
 			a.opts.PowerOff(req.Reboot)

@@ -162,7 +162,10 @@ func (e *Engine) killByIdentity(ctx context.Context, rec machine.Record) error {
 	if st == nil {
 		return machine.Errorf("supervisor.hung", "look for its process with `ps`, end it, then try again", "machine %q does not answer and left no status", rec.Name)
 	}
-	for _, p := range []machine.Process{st.Supervisor, st.VMM} {
+	for i, p := range []machine.Process{st.Supervisor, st.VMM} {
+		if i == 1 {
+			e.thaw(ctx, rec)
+		}
 		if err := process.Kill(ctx, p); err != nil && !errors.Is(err, process.ErrGone) {
 			return err
 		}

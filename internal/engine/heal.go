@@ -37,11 +37,7 @@ func (e *Engine) sweep(ctx context.Context, rec machine.Record) error {
 	if died {
 		ctx, cancel := context.WithTimeout(ctx, killTime)
 		defer cancel()
-		if t, ok := e.driverOf(rec).(driver.Thawer); ok && st.State == machine.StatePaused {
-			if err := t.Thaw(ctx, rec.ID, e.places(rec).Dir); err != nil {
-				e.Log.Warn("letting a paused machine go on to end it", "machine", rec.Name, "error", err)
-			}
-		}
+		e.thaw(ctx, rec)
 		if err := process.Kill(ctx, st.VMM); err != nil && !errors.Is(err, process.ErrGone) {
 			return fmt.Errorf("ending what is left of machine %s: %w", rec.Name, err)
 		}
@@ -67,6 +63,20 @@ func (e *Engine) sweep(ctx context.Context, rec machine.Record) error {
 	}
 	st.State, st.Finished, st.Ports, st.VMM = machine.StateFailed, time.Now(), nil, machine.Process{}
 	return e.Records.SaveStatus(rec.Name, *st)
+}
+
+// thaw lets a machine go on that stands still, where it could not be ended otherwise. Its status may
+// not say so yet, and its owner may have paused it behind our back.
+func (e *Engine) thaw(ctx context.Context, rec machine.Record) {
+	t, ok := e.driverOf(rec).(driver.Thawer)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTime/2)
+	defer cancel()
+	if err := t.Thaw(ctx, rec.ID, e.places(rec).Dir); err != nil {
+		e.Log.Warn("letting a paused machine go on to end it", "machine", rec.Name, "error", err)
+	}
 }
 
 // Heal puts all machines right that need it and are not in use, and returns their names. It is

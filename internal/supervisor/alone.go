@@ -23,6 +23,9 @@ func alone(vm driver.VM) bool {
 // liveAlone takes a started VMM to its end whose guest nobody can speak with.
 func (s *supervisor) liveAlone(ctx context.Context, vm driver.VM, gone chan error) error {
 	s.update(func(st *machine.Status) { st.NoAgent = true })
+	s.mu.Lock()
+	s.vm = vm
+	s.mu.Unlock()
 	if len(s.opts.Request.Ports) > 0 {
 		if err := vm.Kill(); err != nil {
 			s.opts.Log.Error("killing the VMM", "error", err)

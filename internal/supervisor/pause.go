@@ -23,7 +23,7 @@ func (s *supervisor) Pause(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseTimeout)
 	defer cancel()
 	if err := p.Pause(ctx); err != nil {
-		s.resumeNow(p)
+		s.resumeNow(p, pauseTimeout)
 		return s.pauseError("paused", err)
 	}
 	s.turn(machine.StateRunning, machine.StatePaused)
@@ -84,8 +84,8 @@ func (s *supervisor) turn(from, to machine.State) {
 }
 
 // resumeNow lets a guest go on as well as that is possible.
-func (s *supervisor) resumeNow(p driver.Pauser) {
-	ctx, cancel := context.WithTimeout(context.Background(), pauseTimeout)
+func (s *supervisor) resumeNow(p driver.Pauser, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	if err := p.Resume(ctx); err != nil {
 		s.opts.Log.Warn("letting the guest go on", "error", err)
@@ -102,7 +102,11 @@ func (s *supervisor) stopPausing(force bool) {
 	s.mu.Lock()
 	p, ok := s.vm.(driver.Pauser)
 	s.mu.Unlock()
-	if ok && paused && !force {
-		s.resumeNow(p)
+	switch {
+	case !ok || !paused:
+	case !force:
+		s.resumeNow(p, pauseTimeout)
+	case s.hasVolumes(): // it is to write to them; see flush
+		s.resumeNow(p, flushTime)
 	}
 }

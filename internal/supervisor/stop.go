@@ -31,6 +31,9 @@ func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest
 		if !req.Force && s.pressButton(vm, gone, max(grace, powerKeyTime)) {
 			return nil
 		}
+		if !req.Force {
+			s.update(func(st *machine.Status) { st.Reason = "killed: it did not stop in time" })
+		}
 	} else if up := !s.Status().Ready.IsZero(); up && !req.Force {
 		if s.askGuest(gone, grace) || s.pressButton(vm, gone, powerKeyTime) {
 			return nil
@@ -47,12 +50,16 @@ func (s *supervisor) stop(vm driver.VM, gone chan error, req control.StopRequest
 	return nil
 }
 
+// hasVolumes reports whether the guest writes to something that outlives it.
+func (s *supervisor) hasVolumes() bool {
+	return slices.ContainsFunc(s.opts.Request.Boot.Disks, func(d machine.Disk) bool { return d.Role.IsVolume() && !d.ReadOnly })
+}
+
 // flush gives a guest that is to be killed a moment to write to its volumes, which outlive it,
 // what it still holds in memory, and reports whether the VMM has ended of it. A guest without
 // volumes has nothing to lose that stays.
 func (s *supervisor) flush(gone chan error) bool {
-	outlives := func(d machine.Disk) bool { return d.Role.IsVolume() && !d.ReadOnly }
-	if !slices.ContainsFunc(s.opts.Request.Boot.Disks, outlives) {
+	if !s.hasVolumes() {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
