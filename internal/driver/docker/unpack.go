@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/disk"
@@ -56,7 +57,10 @@ func unpackImage(ctx context.Context, image, dir string) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return machine.Errorf("limit.disk", "free some space", "unpacking it into %s: %w", dir, err)
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return machine.Errorf("limit.disk", "free some space", "unpacking it into %s: %w", dir, err)
+		}
+		return machine.Errorf("backend.volume", "look at the owner and the mode of "+dir, "unpacking it into %s: %w", dir, err)
 	}
 	return nil
 }
@@ -127,7 +131,11 @@ func settle(root *os.Root, h *tar.Header) error {
 	if err := own(root, h); err != nil {
 		return err
 	}
-	if err := root.Chmod(h.Name, fs.FileMode(h.Mode)&fs.ModePerm); err != nil { //nolint:gosec // masked
+	mode := fs.FileMode(h.Mode) & fs.ModePerm //nolint:gosec // masked
+	if h.Typeflag == tar.TypeDir {
+		mode |= 0o700 // or we could not delete what is in it; the container only reads it
+	}
+	if err := root.Chmod(h.Name, mode); err != nil {
 		return err
 	}
 	return root.Chtimes(h.Name, time.Time{}, h.ModTime)
