@@ -283,7 +283,9 @@ func (v *vm) Resume(ctx context.Context) error {
 func (v *vm) Kill() error {
 	v.mu.Lock()
 	select {
-	case <-v.child.Exited: // how it ended is settled
+	case <-v.child.Exited: // how it ended is settled, and its number may be another's
+		v.mu.Unlock()
+		return nil
 	default:
 		v.killed = true
 	}
