@@ -162,7 +162,7 @@ type instance struct {
 func (i instance) exposes() string {
 	switch {
 	case i.Config == nil:
-		return ""
+		return "limactl does not say how it is made"
 	case !i.Config.Plain:
 		return "it is not plain, so ports of its guests may appear on the host"
 	case len(i.Config.Mounts) > 0:
@@ -299,18 +299,23 @@ func (v *VM) environment(network bool) []string {
 }
 
 // limited keeps the first maxAnswer bytes.
+// It embeds no buffer, whose ReadFrom would be used instead of Write.
 type limited struct {
-	bytes.Buffer
+	buf  bytes.Buffer
 	over bool
 }
+
+func (l *limited) String() string { return l.buf.String() }
+
+func (l *limited) Bytes() []byte { return l.buf.Bytes() }
 
 // Write implements io.Writer.
 func (l *limited) Write(p []byte) (int, error) {
 	n := len(p)
-	if room := maxAnswer - l.Len(); n > room {
+	if room := maxAnswer - l.buf.Len(); n > room {
 		p, l.over = p[:room], true
 	}
-	l.Buffer.Write(p)
+	l.buf.Write(p)
 	return n, nil
 }
 

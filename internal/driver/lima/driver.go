@@ -78,6 +78,9 @@ func (p probed) capabilities(tool linuxenv.Tool, instance string) driver.Capabil
 	}
 	c.Notes = notes
 	c.Transport, c.Accelerator, c.MachineFlavor = clean(c.Transport, 40), clean(c.Accelerator, 40), clean(c.MachineFlavor, 40)
+	if p.Slow && (c.Isolation == driver.IsolationVM || c.Isolation == driver.IsolationVMJail) {
+		c.Isolation = driver.IsolationEmulated // its KVM is emulated itself
+	}
 	if !slices.Contains([]driver.Isolation{driver.IsolationVMJail, driver.IsolationVM, driver.IsolationEmulated}, c.Isolation) {
 		c.Isolation = driver.IsolationNone
 	}

@@ -24,6 +24,7 @@ type files struct {
 	open   []*os.File
 	assets map[string]sized // by key
 	disks  map[machine.Role]sized
+	kept   bool // the upper disk was sent before
 }
 
 type sized struct {
@@ -190,6 +191,10 @@ func (f *files) send(ctx context.Context, s requester, id string) (opened, error
 		if err := put(ctx, s, pathContent, url.Values{"key": {key}}, x); err != nil {
 			return o, err
 		}
+	}
+	if f.kept && !o.Upper {
+		return o, machine.Errorf("lima.disk_gone", "`mvmctl reset` starts it with an empty disk; if MVM_LIMA_INSTANCE was changed, change it back",
+			"the machine's disk is not in the Lima instance any more")
 	}
 	for role, x := range f.disks {
 		if role == machine.RoleUpper && o.Upper {

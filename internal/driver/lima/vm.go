@@ -60,16 +60,21 @@ func newVM(out driver.Output) *vm {
 	return &vm{out: out, done: make(chan struct{})}
 }
 
+// kept is what the marker holds once the machine's disk is in the virtual machine.
+const kept = "kept"
+
 // begin sends the files and starts the machine. When it fails, a machine that was never started
 // before has nothing in the virtual machine.
 func (v *vm) begin(ctx context.Context, f *files, order start) error {
 	note := filepath.Join(order.dir, marker)
-	_, err := os.Lstat(note)
+	said, err := os.ReadFile(note)
 	fresh := errors.Is(err, os.ErrNotExist)
-	// Before the first thing that is kept there.
-	if err := os.WriteFile(note, nil, 0o600); err != nil {
-		return machine.Errorf("state.readonly", "make the machine's folder writable", "noting where the machine's disk is: %w", err)
+	if fresh { // before the first thing that is kept there
+		if err := os.WriteFile(note, nil, 0o600); err != nil {
+			return machine.Errorf("state.readonly", "make the machine's folder writable", "noting where the machine's disk is: %w", err)
+		}
 	}
+	f.kept = string(said) == kept
 	err = v.launch(ctx, f, order)
 	if err != nil && fresh {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
@@ -84,6 +89,9 @@ func (v *vm) begin(ctx context.Context, f *files, order start) error {
 func (v *vm) launch(ctx context.Context, f *files, order start) error {
 	if _, err := f.send(ctx, v.session, order.Boot.ID); err != nil {
 		return err
+	}
+	if err := os.WriteFile(filepath.Join(order.dir, marker), []byte(kept), 0o600); err != nil {
+		return machine.Errorf("state.readonly", "make the machine's folder writable", "noting where the machine's disk is: %w", err)
 	}
 	data, err := json.Marshal(order)
 	if err != nil {
