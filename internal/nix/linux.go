@@ -157,9 +157,17 @@ func fetchFile(ctx context.Context, l Linux, dir, name, to string) error {
 		_, _ = io.Copy(io.Discard, r)
 		read <- err
 	}()
-	_, err = l.Run(ctx, linuxenv.Program{Args: []string{"tar", "-c", "-f", "-", "-C", dir, "--", name}, Stdout: w})
+	code, err := l.Run(ctx, linuxenv.Program{Args: []string{"tar", "-c", "-f", "-", "-C", dir, "--", name}, Stdout: w})
 	_ = w.CloseWithError(err)
-	err = errors.Join(err, <-read, f.Close())
+	rerr := <-read
+	switch {
+	case err != nil: // how the run ended says more
+	case rerr != nil:
+		err = rerr
+	case code != 0: // it fills up with zeros what it cannot read
+		err = fmt.Errorf("tar ended with %d", code)
+	}
+	err = errors.Join(err, f.Close())
 	if err != nil {
 		_ = os.Remove(to)
 	}

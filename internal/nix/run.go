@@ -103,17 +103,23 @@ func run(ctx context.Context, o Options, args []string) ([]byte, error) {
 }
 
 // limited keeps the first maxOutput bytes.
+// It embeds no buffer, whose ReadFrom would be used instead of Write.
 type limited struct {
-	bytes.Buffer
+	buf  bytes.Buffer
 	over bool
 }
 
+func (l *limited) String() string { return l.buf.String() }
+
+func (l *limited) Bytes() []byte { return l.buf.Bytes() }
+
+// Write implements io.Writer.
 func (l *limited) Write(p []byte) (int, error) {
 	n := len(p)
-	if room := maxOutput - l.Len(); n > room {
+	if room := maxOutput - l.buf.Len(); n > room {
 		p, l.over = p[:room], true
 	}
-	l.Buffer.Write(p)
+	l.buf.Write(p)
 	return n, nil
 }
 

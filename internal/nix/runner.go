@@ -90,6 +90,9 @@ func FindRunner(ctx context.Context, o Options) (string, error) {
 // BuildRunner builds the runner of a NixOS configuration, which FindRunner has found. When ctx ends,
 // nix and what it started end too.
 func BuildRunner(ctx context.Context, o Options, name string) (Runner, error) {
+	if o.Linux != nil {
+		return Runner{}, machine.Errorf("nix.missing", "install nix on this host", "a runner of microvm.nix runs on this host, and there is no nix here")
+	}
 	t, err := o.target()
 	if err != nil {
 		return Runner{}, err
