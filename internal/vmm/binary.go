@@ -52,6 +52,7 @@ func Query(ctx context.Context, path string, args ...string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = CleanEnv()
+	cmd.WaitDelay = time.Second // a wrapper's child may hold the pipe
 	var out, errs Tail
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {

@@ -95,7 +95,7 @@ func buildParser(t *testing.T) string {
 	cmd.Dir = filepath.Join("testdata", "vfkit")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	out, err := cmd.CombinedOutput()
-	if err != nil && (ctx.Err() != nil || regexp.MustCompile(`dial tcp|no such host|timeout|module lookup disabled|40[34] Forbidden|proxyconnect|connection refused`).Match(out)) {
+	if err != nil && (ctx.Err() != nil || regexp.MustCompile(`dial tcp|no such host|timeout|module lookup disabled|40[34] Forbidden|proxyconnect|connection refused|connection reset|unexpected EOF|(410|429|50\d) `).Match(out)) {
 		t.Skipf("vfkit's packages cannot be had: %v\n%s", err, out)
 	}
 	if err != nil {

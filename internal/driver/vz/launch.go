@@ -126,6 +126,11 @@ func (s sockets) remove() error {
 // boot waits until the machine runs. vfkit serves its API before it starts the machine, so the
 // console's reader is there before the first byte.
 func (v *vm) boot(ctx context.Context) error {
+	c, err := v.dialAPI(ctx) // it has more time than a request
+	if err != nil {
+		return err
+	}
+	_ = c.Close()
 	path, err := v.api.terminal(ctx)
 	if err != nil {
 		return err
