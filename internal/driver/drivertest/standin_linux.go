@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -32,10 +33,15 @@ type StandIn struct {
 
 	cmd     *exec.Cmd
 	qmp     net.Conn
-	channel string // abstract socket of the agent's serial port
+	turn    sync.Mutex    // held by the command under way
+	answers chan struct{} // one for each answer to a command; closed at the end
+	channel string        // abstract socket of the agent's serial port
 
 	mu       sync.Mutex
-	open     bool // the guest has the port open
+	open     bool          // the guest has the port open
+	changes  int           // how often it was opened and closed
+	changed  chan struct{} // closed at the next change
+	owed     bool          // the guest is about to close and to open it
 	current  net.Conn
 	detached time.Time
 	answer   time.Duration // how long the guest's last first answer took
@@ -66,15 +72,13 @@ func (q *StandIn) Start() error {
 	if err := q.cmd.Start(); err != nil {
 		return err
 	}
-	ready := make(chan bool, 1)
-	go q.readQMP(ready)
-	if err := q.Command("qmp_capabilities", "{}"); err != nil {
-		return err
-	}
+	q.answers, q.changed = make(chan struct{}, 1), make(chan struct{})
+	go q.readQMP()
 	// QEMU answers when it has opened everything, as a VMM has that answers its own client.
-	if !<-ready {
+	if err := q.Command("qmp_capabilities", "{}"); err != nil {
+		_ = q.cmd.Process.Kill()
 		_ = q.cmd.Wait()
-		return errors.New("QEMU does not start the machine")
+		return fmt.Errorf("QEMU does not start the machine: %w", err)
 	}
 	return nil
 }
@@ -112,34 +116,47 @@ func (q *StandIn) args() []string {
 	return args
 }
 
-// Command sends a QMP command, whose answer nobody reads.
+// Command has QEMU carry out a QMP command: stop, for example, has stopped the guest when it returns.
 func (q *StandIn) Command(name, arguments string) error {
-	_, err := fmt.Fprintf(q.qmp, `{"execute":%q,"arguments":%s}`+"\n", name, arguments)
-	return err
+	q.turn.Lock()
+	defer q.turn.Unlock()
+	if _, err := fmt.Fprintf(q.qmp, `{"execute":%q,"arguments":%s}`+"\n", name, arguments); err != nil {
+		return err
+	}
+	select {
+	case _, ok := <-q.answers:
+		if !ok {
+			return errors.New("it has ended")
+		}
+		return nil
+	case <-time.After(time.Minute):
+		return errors.New("it does not answer")
+	}
 }
 
-// readQMP follows what the guest does with the port. ready hears of the first answer, or of the
-// end.
-func (q *StandIn) readQMP(ready chan<- bool) {
+// readQMP follows the answers, and what the guest does with the port.
+func (q *StandIn) readQMP() {
 	sc := bufio.NewScanner(q.qmp)
 	for sc.Scan() {
-		if bytes.HasPrefix(sc.Bytes(), []byte(`{"return"`)) {
-			select {
-			case ready <- true:
-			default:
-			}
+		if line := sc.Bytes(); bytes.HasPrefix(line, []byte(`{"return"`)) || bytes.HasPrefix(line, []byte(`{"error"`)) {
+			q.answers <- struct{}{}
 		}
 		if !bytes.Contains(sc.Bytes(), []byte("VSERPORT_CHANGE")) || !bytes.Contains(sc.Bytes(), []byte(`"agentport"`)) {
 			continue
 		}
 		q.mu.Lock()
 		q.open = bytes.Contains(sc.Bytes(), []byte(`"open": true`))
-		if q.current != nil {
-			_ = q.current.Close()
-		}
+		q.changes++
+		q.owed = false
+		close(q.changed)
+		q.changed = make(chan struct{})
+		old := q.current
 		q.mu.Unlock()
+		if old != nil {
+			_ = old.Close() // it takes the lock itself
+		}
 	}
-	close(ready)
+	close(q.answers)
 }
 
 // Wait returns how QEMU ended.
@@ -163,30 +180,41 @@ func (q *StandIn) settle() time.Duration {
 // listen. There is one byte pipe, so a new connection ends the one before.
 func (q *StandIn) Bridge(c net.Conn, greeting string) {
 	q.mu.Lock()
-	open, old := q.open, q.current
+	old := q.current
 	q.mu.Unlock()
-	if !open {
-		_ = c.Close()
-		return
-	}
 	if old != nil {
 		_ = old.Close()
 	}
 	q.mu.Lock()
-	pause := q.settle() - time.Since(q.detached)
+	owed, changed, pause := q.owed, q.changed, q.settle()-time.Since(q.detached)
+	q.owed = false
 	q.mu.Unlock()
+	if owed {
+		select {
+		case <-changed:
+		case <-time.After(owedTime):
+		}
+	}
 	<-time.After(pause)
+	if !q.Listens() {
+		_ = c.Close()
+		return
+	}
 	g, err := net.Dial("unix", "@"+q.channel) //nolint:noctx // it succeeds or fails at once
 	if err != nil {
 		_ = c.Close()
 		return
 	}
+	var sent atomic.Int64 // to the guest
+	q.mu.Lock()
+	before := q.changes
 	both := &bridge{Conn: c, other: g, over: func() {
+		n := sent.Load()
 		q.mu.Lock()
 		q.detached = time.Now()
+		q.owed = n > 0 && n < handshakeBytes && q.changes == before
 		q.mu.Unlock()
 	}}
-	q.mu.Lock()
 	q.current = both
 	q.mu.Unlock()
 	if _, err := io.WriteString(c, greeting); err != nil {
@@ -194,13 +222,34 @@ func (q *StandIn) Bridge(c net.Conn, greeting string) {
 	}
 	asked := time.Now() // until the first bytes come: the client speaks first
 	go func() {
-		_, _ = io.Copy(g, &onFirst{c, func() { q.mu.Lock(); asked = time.Now(); q.mu.Unlock() }})
+		_, _ = io.Copy(counted{g, &sent}, &onFirst{c, func() { q.mu.Lock(); asked = time.Now(); q.mu.Unlock() }})
 		_ = both.Close()
 	}()
 	go func() {
 		_, _ = io.Copy(c, &onFirst{g, func() { q.mu.Lock(); q.answer = time.Since(asked); q.mu.Unlock() }})
 		_ = both.Close()
 	}()
+}
+
+// A handshake that was broken off makes the agent close the port and open it again. QEMU tells of
+// that at most once a second, so it may do so when the next connection is there already, which that
+// would end: it is waited for. More than handshakeBytes are only sent once a handshake is done.
+const (
+	owedTime       = 3 * time.Second
+	handshakeBytes = 1024
+)
+
+// counted counts what is written.
+type counted struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+// Write implements io.Writer.
+func (c counted) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // onFirst calls do when something was read for the first time.
