@@ -41,7 +41,7 @@ test-filter PATTERN *ARGS:
 
 # tests that boot real machines
 e2e *ARGS: build
-    go test -p 1 -timeout 40m -v ./e2e/... "$@"
+    go test -p 1 -timeout 60m -v ./e2e/... "$@"
 
 # all of the drivers' tests on a host with real KVM, made for it; takes minutes
 kvmhost *ARGS: build

@@ -107,6 +107,7 @@ type engine struct {
 	args        []string
 	cmd         *exec.Cmd
 	done        chan struct{} // closed when it has said its last word
+	ran         bool
 }
 
 // newEngine prepares one, and ends it with the test.
@@ -146,6 +147,9 @@ func newEngine(t *testing.T) *engine {
 	return e
 }
 
+// engineTime bounds its start and its orderly end, with containers that run, on a busy machine.
+const engineTime = time.Minute
+
 // start starts it, also again.
 func (e *engine) start() {
 	e.t.Helper()
@@ -158,6 +162,8 @@ func (e *engine) start() {
 		e.t.Fatal(err)
 	}
 	e.done = make(chan struct{})
+	late := time.AfterFunc(engineTime, func() { _ = e.cmd.Process.Kill() }) // its words end then
+	defer late.Stop()
 	lines := bufio.NewScanner(said)
 	var last string
 	for lines.Scan() {
@@ -166,10 +172,14 @@ func (e *engine) start() {
 				defer close(done)
 				_, _ = io.Copy(io.Discard, said)
 			}(e.done)
+			e.ran = true
 			return
 		}
 	}
 	close(e.done)
+	if e.ran {
+		e.t.Fatalf("dockerd does not start again: %s", last)
+	}
 	e.t.Skipf("dockerd does not start here: %s", last)
 }
 
@@ -179,7 +189,7 @@ func (e *engine) stop() {
 		return
 	}
 	_ = e.cmd.Process.Signal(syscall.SIGTERM)
-	stop := time.AfterFunc(longWait, func() { _ = e.cmd.Process.Kill() })
+	stop := time.AfterFunc(engineTime, func() { _ = e.cmd.Process.Kill() })
 	defer stop.Stop()
 	<-e.done
 	_ = e.cmd.Wait() // SIGTERM is no failure

@@ -273,6 +273,7 @@ func TestSameAnswersOnEveryBackend(t *testing.T) {
 			m := asked{l, ref}
 			l.must("up", "-d", "--name", "m", "-p", "0:8080", ref)
 			digests[name] = l.imageID(ref)
+			l.awaitGuest(func() bool { return m.logged("serving") != "" })
 			for _, q := range questions() {
 				t.Run(q.name, func(t *testing.T) {
 					inner := *l

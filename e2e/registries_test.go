@@ -268,3 +268,13 @@ func (l *lab) await(ok func() bool) {
 		}
 	}
 }
+
+// awaitGuest waits for what an emulated guest on a busy machine comes to, by asking mvmctl.
+func (l *lab) awaitGuest(ok func() bool) {
+	l.t.Helper()
+	for end := time.Now().Add(commandTime); !ok(); time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(end) {
+			l.t.Fatal("it does not come to that")
+		}
+	}
+}

@@ -133,7 +133,7 @@ func (l *runnerLab) refused(code, says string, args ...string) {
 
 func (l *runnerLab) consoleSays(name, text string) {
 	l.t.Helper()
-	l.await(func() bool { return strings.Contains(l.run("logs", name, "--source", "console").stdout, text) })
+	l.awaitGuest(func() bool { return strings.Contains(l.run("logs", name, "--source", "console").stdout, text) })
 }
 
 const hmp = "rm -f ctl.in ctl.out; mkfifo ctl.in ctl.out\n"

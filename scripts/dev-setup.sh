@@ -194,6 +194,7 @@ setup_apt() {
     apt_need git git "tests"
     kernel_tools
     apt_need nix nix-bin "builds guests from flakes"
+    apt_need cpio cpio "packs a guest in tests of microvm.nix's machines"
     apt_need busybox busybox-static "stands in for nixpkgs in tests of flakes"
     # On a host with systemd the package starts it as a service, which no test uses.
     apt_need docker-registry docker-registry "the registry that tests pull images from"

@@ -97,7 +97,7 @@ while read -r package; do packages+=("$package"); done < <(go list ./... | grep 
 tests "unit, laws, conformance, CLI scripts, fuzz seeds" -p 2 -timeout 15m "${packages[@]}"
 
 if ! $quick; then
-  tests "end to end, crash points" -p 1 -timeout 40m ./e2e/...
+  tests "end to end, crash points" -p 1 -timeout 60m ./e2e/...
 
   # Tests that need the crash points in their own process (those of e2e build their own program).
   crash=()

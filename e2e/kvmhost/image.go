@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/disk"
 	"github.com/mvmctl/mvmctl/internal/layer"
@@ -89,6 +90,9 @@ func makeImage(ctx context.Context, dir string) (image, error) {
 	return img, nil
 }
 
+// fetchTime bounds the download of all packages, 70 MB.
+const fetchTime = 8 * time.Minute
+
 // download lets apt fetch the packages and what they depend on, as if nothing were installed here.
 func download(ctx context.Context, dir string) ([]string, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "partial"), 0o700); err != nil {
@@ -98,7 +102,10 @@ func download(ctx context.Context, dir string) ([]string, error) {
 		"install", "--yes", "--quiet", "--no-install-recommends", "--download-only",
 		"-o", "Dir::State::status=/dev/null", "-o", "Dir::Cache::archives=" + dir, "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root",
 	}, packages()...)
-	cmd := exec.CommandContext(ctx, "apt-get", args...)
+	limited, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	cmd := exec.CommandContext(limited, "apt-get", args...)
+	cmd.WaitDelay = 5 * time.Second // what apt has started holds the pipe
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
