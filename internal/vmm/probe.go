@@ -21,7 +21,7 @@ import (
 // at all, which costs probeSilence once per boot of the host. A nested host whose own
 // processor is emulated needs 10 s, but its kernel talks meanwhile.
 const (
-	probeSilence = 10 * time.Second
+	probeSilence = 20 * time.Second
 	probeTimeout = time.Minute
 )
 
@@ -56,7 +56,7 @@ type Probe struct {
 	Known  *Trial      // what is remembered; nil: nothing
 	Keep   func(Trial) // remembers the outcome
 	Assets func(ctx context.Context) (ProbeAssets, error)
-	// Silence is how long the guest may say nothing; 0: 10 s.
+	// Silence is how long the guest may say nothing; 0: 20 s.
 	Silence time.Duration
 	// Launch starts a machine with these words in the kernel's command line, as Driver.Start does.
 	Launch func(ctx context.Context, b machine.Boot, out driver.Output, words []string) (driver.VM, error)
