@@ -65,7 +65,8 @@ func realVM(t testing.TB, a drivertest.Assets) *linuxenv.VM {
 	}
 	image, err := limaImage()
 	if err != nil {
-		t.Skipf("no image for a Lima virtual machine, which scripts/lima-image.sh makes: %v", err)
+		t.Logf("looking for an image: %v", err)
+		t.Skip("missing: an image for a Lima virtual machine; scripts/lima-image.sh makes it")
 	}
 	real, err := exec.LookPath(cmp.Or(os.Getenv("MVM_LIMACTL"), "limactl"))
 	if err != nil {
