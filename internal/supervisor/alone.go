@@ -52,16 +52,5 @@ func (s *supervisor) liveAlone(ctx context.Context, vm driver.VM, gone chan erro
 	}
 	fault.Point(fault.SupReady)
 	s.phase("settled")
-	s.update(func(st *machine.Status) { st.State, st.Ready = machine.StateRunning, time.Now() })
-	status := s.Status()
-	s.tell(Event{Type: EventReady, Status: &status})
-	s.closeEvents()
-	select {
-	case err := <-gone:
-		return s.endedByItself(err)
-	case req := <-s.stopping:
-		return s.stop(vm, gone, req)
-	case <-ctx.Done():
-		return s.stop(vm, gone, control.StopRequest{GraceMS: defaultGrace.Milliseconds()})
-	}
+	return s.untilEnd(ctx, vm, gone)
 }

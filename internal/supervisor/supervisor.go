@@ -151,6 +151,11 @@ func (s *supervisor) live(ctx context.Context, vm driver.VM, gone chan error) er
 	}
 	fault.Point(fault.SupReady)
 	s.phase("agent")
+	return s.untilEnd(ctx, vm, gone)
+}
+
+// untilEnd says that the machine is up, and takes it to its end.
+func (s *supervisor) untilEnd(ctx context.Context, vm driver.VM, gone chan error) error {
 	s.update(func(st *machine.Status) { st.State, st.Ready = machine.StateRunning, time.Now() })
 	status := s.Status()
 	s.tell(Event{Type: EventReady, Status: &status})
