@@ -7,16 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // files are what a machine needs of this host, open, checked and named by their content.
@@ -143,32 +142,19 @@ func rootKey(x sized, id string) (string, error) {
 
 // disk opens a disk image, and refuses everything but a plain file that has one name.
 func (f *files) disk(d machine.Disk) (sized, error) {
-	file, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	switch {
-	case errors.Is(err, syscall.ELOOP):
-		return sized{}, changed(d.Path, "it is a symbolic link")
-	case errors.Is(err, fs.ErrNotExist):
-		return sized{}, machine.Errorf("disk.missing", "remove the machine with `mvmctl rm` and make it again", "disk %s is gone: %w", d.Role, err)
-	case err != nil:
-		return sized{}, machine.Errorf("disk.unusable", "look at the file's owner and mode", "opening disk %s: %w", d.Role, err)
+	file, err := vmm.OpenPlain(d.Path, os.O_RDONLY)
+	if err != nil {
+		return sized{}, vmm.DiskError(d, fmt.Errorf("opening disk %s: %w", d.Role, err))
 	}
 	f.open = append(f.open, file)
-	x, err := regular(file)
-	if err != nil {
-		return sized{}, changed(d.Path, err.Error())
-	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
-		return sized{}, machine.Errorf("disk.unusable", "look at the file's owner and mode", "examining disk %s: %w", d.Role, err)
+		return sized{}, vmm.DiskError(d, fmt.Errorf("examining disk %s: %w", d.Role, err))
 	}
 	if !d.ReadOnly && st.Nlink != 1 {
-		return sized{}, changed(d.Path, fmt.Sprintf("it has %d names", st.Nlink))
+		return sized{}, vmm.Changed(d.Path, fmt.Sprintf("it has %d names", st.Nlink))
 	}
-	return x, nil
-}
-
-func changed(path, why string) error {
-	return machine.Errorf("disk.changed", "put the file itself there", "%s is not the file that was prepared: %s", path, why)
+	return sized{file, st.Size}, nil
 }
 
 // send opens the machine with this id, "" for none, in the virtual machine, and sends what is not
