@@ -172,13 +172,20 @@ type Differ interface {
 // data of volumes itself, and takes a machine.Disk with Kept for each. What is in such a volume
 // cannot be had by another backend.
 type VolumeKeeper interface {
-	// KeepVolume makes a volume, empty, and says where it has it. It is idempotent. id is unique and
-	// has 16 lower-case hex digits; name is for people.
-	KeepVolume(ctx context.Context, id, name string) (at string, err error)
+	// KeepVolume makes a volume, empty, and says where it has it and the size that it holds it to,
+	// 0 for none. It is idempotent.
+	KeepVolume(ctx context.Context, v Volume) (at string, size int64, err error)
 
 	// DropVolume deletes a volume with its data. at is what KeepVolume said, "" when it was
 	// interrupted. It is success when there is no such volume.
 	DropVolume(ctx context.Context, id, at string) error
+}
+
+// Volume is one that a backend is to keep.
+type Volume struct {
+	ID   string // unique, 16 lower-case hex digits
+	Name string // for people
+	Size int64  // bytes that were asked for, whole blocks of 4096; 0: the backend's choice
 }
 
 // Pauser is implemented by a VM that can make its guest stand still: it uses no processor, and

@@ -60,8 +60,8 @@ func (e *Engine) dataVolume(ctx context.Context, rec machine.Record, v machine.V
 		path, err = e.VolumeStore.Ensure(ctx, v.Source, v.Size)
 		return path, "", err
 	}
-	info, err := e.VolumeStore.Keep(ctx, v.Source, v.Size, rec.Driver, func(ctx context.Context, id string) (string, error) {
-		return keeper.KeepVolume(ctx, id, v.Source)
+	info, err := e.VolumeStore.Keep(ctx, v.Source, v.Size, rec.Driver, func(ctx context.Context, id string, size int64) (string, int64, error) {
+		return keeper.KeepVolume(ctx, driver.Volume{ID: id, Name: v.Source, Size: size})
 	})
 	return info.Path, info.Kept, err
 }

@@ -13,7 +13,7 @@ func TestWhoHasVolumes(t *testing.T) {
 	t.Parallel()
 	e := New(Parts{VolumeStore: volume.New(t.TempDir())})
 	store := e.VolumeStore
-	keep := func(context.Context, string) (string, error) { return "there", nil }
+	keep := func(context.Context, string, int64) (string, int64, error) { return "there", 0, nil }
 	if _, err := store.Keep(t.Context(), "kept", 0, "boat", keep); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,9 +33,10 @@ type note struct {
 }
 
 // Keep returns a volume that a backend keeps, having keep make it if needed; keep hears how it is
-// to be called, is idempotent and says where it has it. A volume whose image a machine has had is
+// to be called and which size was asked for, 0 for none. It is idempotent, and says where it has it
+// and the size that it holds it to, 0 for none. A volume whose image a machine has had is
 // refused, as is one that another backend keeps.
-func (s *Store) Keep(ctx context.Context, name string, size int64, backend string, keep func(ctx context.Context, id string) (at string, err error)) (Info, error) {
+func (s *Store) Keep(ctx context.Context, name string, size int64, backend string, keep func(ctx context.Context, id string, size int64) (at string, has int64, err error)) (Info, error) {
 	unlock, info, err := s.open(ctx, name, size)
 	if err != nil {
 		return Info{}, err
@@ -53,7 +55,8 @@ func (s *Store) Keep(ctx context.Context, name string, size int64, backend strin
 			return Info{}, err
 		}
 	}
-	if n.At, err = keep(ctx, n.ID); err != nil {
+	has := int64(0)
+	if n.At, has, err = keep(ctx, n.ID, cmp.Or(n.Size, info.Size)); err != nil {
 		switch { // what there was before is what there is now
 		case info.Path == "":
 			err = errors.Join(err, os.RemoveAll(s.place(name)))
@@ -62,7 +65,7 @@ func (s *Store) Keep(ctx context.Context, name string, size int64, backend strin
 		}
 		return Info{}, err
 	}
-	n.Made = true
+	n.Made, n.Size = true, cmp.Or(has, n.Size)
 	if err := s.write(name, n); err != nil {
 		return Info{}, err
 	}

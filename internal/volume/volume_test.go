@@ -157,9 +157,9 @@ func TestKept(t *testing.T) {
 	t.Parallel()
 	s := New(t.TempDir())
 	var made []string
-	keep := func(_ context.Context, id string) (string, error) {
+	keep := func(_ context.Context, id string, _ int64) (string, int64, error) {
 		made = append(made, id)
-		return "there", nil
+		return "there", 0, nil
 	}
 	info, err := s.Keep(t.Context(), "data", 0, "boat", keep)
 	if err != nil || info.KeptBy != "boat" || info.KeptAt != "there" || info.Kept != made[0] {
@@ -197,7 +197,7 @@ func TestKept(t *testing.T) {
 func TestKeptAfterCreate(t *testing.T) {
 	t.Parallel()
 	s := New(t.TempDir())
-	keep := func(context.Context, string) (string, error) { return "there", nil }
+	keep := func(_ context.Context, _ string, size int64) (string, int64, error) { return "there", size + 4096, nil }
 	for _, name := range []string{"one", "two"} {
 		if err := s.Create(t.Context(), name, 16<<20); err != nil {
 			t.Fatal(err)
@@ -207,7 +207,7 @@ func TestKeptAfterCreate(t *testing.T) {
 		t.Errorf("made again: %v", err)
 	}
 	one, err := s.Keep(t.Context(), "one", 0, "boat", keep)
-	if err != nil || one.KeptBy != "boat" {
+	if err != nil || one.KeptBy != "boat" || one.Size != 16<<20+4096 { // what the backend says
 		t.Errorf("%+v, %v", one, err)
 	}
 	if _, err := os.Lstat(filepath.Join(s.place("one"), imageFile)); !errors.Is(err, os.ErrNotExist) {
@@ -226,7 +226,7 @@ func TestKeptInterrupted(t *testing.T) {
 	t.Parallel()
 	s := New(t.TempDir())
 	broken := errors.New("broken")
-	if _, err := s.Keep(t.Context(), "data", 0, "boat", func(context.Context, string) (string, error) { return "", broken }); !errors.Is(err, broken) {
+	if _, err := s.Keep(t.Context(), "data", 0, "boat", func(context.Context, string, int64) (string, int64, error) { return "", 0, broken }); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 	if names, err := s.Names(); len(names) != 0 || err != nil {
@@ -235,7 +235,7 @@ func TestKeptInterrupted(t *testing.T) {
 	if err := s.write("data", note{Backend: "boat", ID: "0123456789abcdef"}); err != nil {
 		t.Fatal(err)
 	}
-	info, err := s.Keep(t.Context(), "data", 0, "boat", func(_ context.Context, id string) (string, error) { return id, nil })
+	info, err := s.Keep(t.Context(), "data", 0, "boat", func(_ context.Context, id string, _ int64) (string, int64, error) { return id, 0, nil })
 	if err != nil || info.KeptAt != "0123456789abcdef" {
 		t.Errorf("%+v, %v", info, err)
 	}
@@ -265,7 +265,7 @@ func TestUsedAfterAHalfCreate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keep := func(context.Context, string) (string, error) { return "somewhere", nil }
+	keep := func(context.Context, string, int64) (string, int64, error) { return "somewhere", 0, nil }
 	if _, err := s.Keep(t.Context(), "data", 0, "other", keep); machine.CodeOf(err) != "volume.elsewhere" {
 		t.Errorf("it was given to another backend: %v", err)
 	}

@@ -31,17 +31,17 @@ const remedyEngine = "use the engine that has it: DOCKER_HOST or the docker cont
 func volumeName(id string) string { return "mvmctl-volume-" + id }
 
 // KeepVolume implements driver.VolumeKeeper: the volume is one of the engine's own.
-func (d *Driver) KeepVolume(ctx context.Context, id, name string) (at string, err error) {
+func (d *Driver) KeepVolume(ctx context.Context, v driver.Volume) (at string, size int64, err error) {
 	c, err := d.client(ctx, "")
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
-	in := map[string]any{"Name": volumeName(id), "Driver": "local", "Labels": map[string]string{labelVolume: id, labelName: name}}
+	in := map[string]any{"Name": volumeName(v.ID), "Driver": "local", "Labels": map[string]string{labelVolume: v.ID, labelName: v.Name}}
 	if err := c.post(ctx, "/volumes/create", nil, in, nil); err != nil {
 		err = engineError(ctx, "making a volume", err)
-		return "", errors.Join(err, c.dropVolume(ctx, id)) // it may have been made while we stopped listening
+		return "", 0, errors.Join(err, c.dropVolume(ctx, v.ID)) // it may have been made while we stopped listening
 	}
-	return c.socket, nil
+	return c.socket, 0, nil
 }
 
 // DropVolume implements driver.VolumeKeeper.

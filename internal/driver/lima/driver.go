@@ -71,7 +71,13 @@ func (p probed) capabilities(tool linuxenv.Tool, instance string) driver.Capabil
 	c.Version = tool.Version + ", " + clean(p.Driver+" "+c.Version, 80)
 	c.BinaryPath = tool.Path
 	c.EmulatedSlow = c.EmulatedSlow || p.Slow
-	c.Lacks = []driver.Feature{driver.FeatureVolumes, driver.FeatureImages}
+	lacks := []driver.Feature{driver.FeatureImages} // the disk images of volumes are this host's
+	for _, f := range []driver.Feature{driver.FeatureVolumes, driver.FeatureInit} {
+		if slices.Contains(c.Lacks, f) {
+			lacks = append(lacks, f)
+		}
+	}
+	c.Lacks = lacks
 	notes := []string{"machines run in the Lima instance " + instance + ", under " + clean(p.Driver, 40)}
 	for _, n := range c.Notes[:min(len(c.Notes), 16)] {
 		notes = append(notes, "in the virtual machine: "+clean(n, 400))

@@ -131,7 +131,7 @@ func TestProbeDouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	caps, err := d.Probe(t.Context())
-	if err != nil || caps.Isolation != driver.IsolationNone || len(caps.Lacks) != 2 {
+	if err != nil || caps.Isolation != driver.IsolationNone || len(caps.Lacks) != 1 {
 		t.Errorf("running: %+v, %v", caps, err)
 	}
 	write(filepath.Join(inst, "status"), "Stopped")

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,7 @@ import (
 type files struct {
 	open   []*os.File
 	assets map[string]sized // by key
-	disks  map[machine.Role]sized
+	disks  map[machine.Role]drive
 	kept   bool // the upper disk was sent before
 }
 
@@ -31,8 +32,14 @@ type sized struct {
 	size int64
 }
 
+// drive is one of a machine's own.
+type drive struct {
+	sized
+	passing bool // as role.Passing
+}
+
 func newFiles() *files {
-	return &files{assets: map[string]sized{}, disks: map[machine.Role]sized{}}
+	return &files{assets: map[string]sized{}, disks: map[machine.Role]drive{}}
 }
 
 func (f *files) close() {
@@ -54,22 +61,29 @@ func (f *files) boot(p probed, b machine.Boot) (start, error) {
 		return start{}, machine.Errorf("agent.missing", "just build", "the guest agent cannot be read: %w", err)
 	}
 	for _, d := range b.Disks {
+		r := role{Role: d.Role, ReadOnly: d.ReadOnly, Kept: d.Kept}
+		if d.Kept != "" {
+			s.Roles = append(s.Roles, r)
+			continue
+		}
 		file, err := f.disk(d)
 		if err != nil {
 			return start{}, err
 		}
-		switch d.Role {
-		case machine.RoleRoot:
+		switch {
+		case d.Role == machine.RoleRoot:
 			if s.Root, err = rootKey(file, d.ID); err != nil {
 				return start{}, fmt.Errorf("reading the root file system: %w", err)
 			}
 			f.assets[s.Root] = file
-		case machine.RoleUpper, machine.RoleConfig, machine.RoleSecrets:
-			f.disks[d.Role] = file
-		default:
-			return start{}, machine.Errorf("backend.volume", "use another backend for it, or copy files with `mvmctl cp` once it is up", "a machine in the Lima virtual machine cannot have volumes yet")
+		case d.Role == machine.RoleUpper || d.ReadOnly:
+			// What this host keeps in memory is not on a disk there either.
+			r.Passing = d.Role == machine.RoleConfig || d.Role == machine.RoleSecrets || filepath.Dir(d.Path) == b.RuntimeDir
+			f.disks[d.Role] = drive{file, r.Passing}
+		default: // what is written would be lost
+			return start{}, machine.Errorf("volume.elsewhere", "use another volume, or another backend", "the volume %s is a disk image of this host, and a machine in the Lima virtual machine cannot attach one", d.Role)
 		}
-		s.Roles = append(s.Roles, role{d.Role, d.ReadOnly})
+		s.Roles = append(s.Roles, r)
 	}
 	return s, nil
 }
@@ -186,7 +200,11 @@ func (f *files) send(ctx context.Context, s requester, id string) (opened, error
 		if role == machine.RoleUpper && o.Upper {
 			continue
 		}
-		if err := put(ctx, s, pathDisk, url.Values{"role": {string(role)}}, x); err != nil {
+		q := url.Values{"role": {string(role)}}
+		if x.passing {
+			q.Set("passing", "1")
+		}
+		if err := put(ctx, s, pathDisk, q, x.sized); err != nil {
 			return o, err
 		}
 	}

@@ -73,6 +73,8 @@ func (h *Host) Handler() http.Handler {
 	handle("POST "+pathRemove, h.remove)
 	handle("POST "+pathExport, h.export)
 	handle("POST "+pathPrune, h.prune)
+	handle("POST "+pathKeep, h.keep)
+	handle("POST "+pathDrop, h.drop)
 	return mux
 }
 
@@ -91,6 +93,7 @@ func (h *Host) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.unlock != nil {
+		_ = os.RemoveAll(h.runDir(h.id)) // drives of a machine that never started
 		h.unlock()
 		h.unlock = nil
 	}
@@ -222,6 +225,16 @@ func (h *Host) own(ctx context.Context, id string) error {
 
 func (h *Host) runDir(id string) string { return filepath.Join(h.Run, id) }
 
+// plainRole reports whether a role can be part of a file's name.
+func plainRole(r machine.Role) bool {
+	return regexp.MustCompile(`^(root|upper|config|secrets|volume[0-9]{1,3})$`).MatchString(string(r))
+}
+
+// passingPath is where a drive is that the machine has only while it starts: in memory.
+func (h *Host) passingPath(id string, r machine.Role) string {
+	return filepath.Join(h.runDir(id), "drives", string(r)+".img")
+}
+
 func (h *Host) diskPath(id string, r machine.Role) string {
 	return filepath.Join(h.machineDir(id), string(r)+".img")
 }
@@ -238,9 +251,7 @@ func (h *Host) content(_ http.ResponseWriter, r *http.Request) (any, error) {
 // disk receives one of the machine's own drives.
 func (h *Host) disk(_ http.ResponseWriter, r *http.Request) (any, error) {
 	role := machine.Role(r.URL.Query().Get("role"))
-	switch role {
-	case machine.RoleUpper, machine.RoleConfig, machine.RoleSecrets:
-	default:
+	if !plainRole(role) || role == machine.RoleRoot {
 		return nil, errors.New("a disk without a role")
 	}
 	h.mu.Lock()
@@ -249,7 +260,14 @@ func (h *Host) disk(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if id == "" || running {
 		return nil, errors.New("no machine, or one that runs")
 	}
-	return nil, h.receive(r, h.diskPath(id, role), "")
+	path := h.diskPath(id, role)
+	if r.URL.Query().Get("passing") != "" {
+		path = h.passingPath(id, role)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return nil, h.receive(r, path, "")
 }
 
 // receive makes a file of a request's body: the whole or none.

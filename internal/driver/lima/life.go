@@ -74,6 +74,8 @@ func (h *Host) start(w http.ResponseWriter, r *http.Request) (any, error) {
 		said.end(err)
 		return nil, errAnswered
 	}
+	// The VMM has them open.
+	_ = os.RemoveAll(filepath.Dir(h.passingPath(b.ID, machine.RoleSecrets)))
 	_ = linuxenv.WriteFrame(out, eventStarted, nil)
 	// Nobody who follows it any more: the session is over, or the caller gave it up.
 	stop := context.AfterFunc(r.Context(), func() { _ = vm.Kill() })
@@ -132,9 +134,9 @@ func (h *Host) boot(s start) (driver.Driver, machine.Boot, error) {
 		}
 	}
 	for _, r := range s.Roles {
-		d := machine.Disk{Role: r.Role, ReadOnly: r.ReadOnly, Path: h.diskPath(id, r.Role)}
-		if r.Role == machine.RoleRoot {
-			d.Path, d.ID = h.path(s.Root), s.Root
+		d, err := h.diskOf(s, id, r)
+		if err != nil {
+			return nil, b, err
 		}
 		b.Disks = append(b.Disks, d)
 	}
@@ -142,6 +144,30 @@ func (h *Host) boot(s start) (driver.Driver, machine.Boot, error) {
 		return nil, b, err
 	}
 	return inner, b, nil
+}
+
+// diskOf gives one of a machine's disks its place here.
+func (h *Host) diskOf(s start, id string, r role) (machine.Disk, error) {
+	d := machine.Disk{Role: r.Role, ReadOnly: r.ReadOnly}
+	switch {
+	case !plainRole(r.Role):
+		return d, errors.New("a disk without a role")
+	case r.Role == machine.RoleRoot:
+		d.Path, d.ID = h.path(s.Root), s.Root
+	case r.Kept != "":
+		if !plainID(r.Kept) {
+			return d, errors.New("a volume without an id")
+		}
+		d.Path = h.volumePath(r.Kept)
+		if _, err := os.Lstat(d.Path); errors.Is(err, os.ErrNotExist) {
+			return d, machine.Errorf("volume.gone", "use the Lima instance that has it: MVM_LIMA_INSTANCE names another; if somebody deleted it, `mvmctl volume rm` forgets it", "the machine's volume is not in the Lima instance: there is no %s", d.Path)
+		}
+	case r.Passing:
+		d.Path = h.passingPath(id, r.Role)
+	default:
+		d.Path = h.diskPath(id, r.Role)
+	}
+	return d, nil
 }
 
 // running returns the session's machine.

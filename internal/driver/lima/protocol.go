@@ -19,7 +19,7 @@ const (
 	pathInstall  = "/machine/install"
 	pathOpen     = "/machine/open"
 	pathContent  = "/machine/content" // PUT ?key=&size=
-	pathDisk     = "/machine/disk"    // PUT ?role=&size=
+	pathDisk     = "/machine/disk"    // PUT ?role=&size=, &passing=1
 	pathStart    = "/machine/start"
 	pathDial     = "/machine/dial" // ?port=
 	pathShutdown = "/machine/shutdown"
@@ -29,6 +29,8 @@ const (
 	pathRemove   = "/machine/remove"
 	pathExport   = "/machine/export" // ?id=
 	pathPrune    = "/machine/prune"
+	pathKeep     = "/volume/keep"
+	pathDrop     = "/volume/drop"
 )
 
 // Kinds of frames of a machine's events.
@@ -80,6 +82,14 @@ type start struct {
 type role struct {
 	Role     machine.Role `json:"role"`
 	ReadOnly bool         `json:"read_only"`
+	Passing  bool         `json:"passing,omitempty"` // it is in memory, and has no name once the machine runs
+	Kept     string       `json:"kept,omitempty"`    // id of a volume that is kept in the virtual machine
+}
+
+// keeping is a request to make a volume, or to delete it.
+type keeping struct {
+	ID   string `json:"id"`
+	Size int64  `json:"size_bytes,omitempty"`
 }
 
 type pruned struct {
