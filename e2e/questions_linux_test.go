@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -24,10 +25,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// asked is a machine that is asked questions, with the image's name and the lab it is in.
+// asked is a machine that is asked questions, in its lab.
 type asked struct {
 	*lab
-	image string
+	source []string // what `up` makes it of
 }
 
 // question is one that a machine of any backend has to answer, and the answer.
@@ -89,7 +90,10 @@ func questions() []question {
 			want: "text\n2\nsame\n",
 		},
 		{name: "when they were written", ask: inGuest(`stat -c %y /q/text`), want: "2001-09-09 01:46:40.000000000 +0000\n"},
-		{name: "its search path", ask: inGuest(`echo $PATH`), want: "/usr/sbin:/usr/bin:/sbin:/bin:/run/mvm/bin\n"},
+		{
+			name: "its search path", ask: inGuest(`echo $PATH`), want: "/usr/sbin:/usr/bin:/sbin:/bin:/run/mvm/bin\n",
+			differs: map[string]string{"microvm.nix": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/mvm/bin\n"}, // the image does not say it
+		},
 		{
 			name: "another user", ask: func(m asked) string { return m.must("exec", "--user", "asker", "m", "--", "id") },
 			want: "uid=1234(asker) gid=4321(askers) groups=4321(askers)\n",
@@ -103,6 +107,8 @@ func questions() []question {
 		{
 			name: "as whom its program runs, where and with what", ask: func(m asked) string { return m.logged("serving") },
 			want: "serving as a b c, user 1234 of 4321, in /srv/work, HOME /home/asker, COLOR blue\n",
+			// Its flake says what such a machine runs, no image does.
+			differs: map[string]string{"microvm.nix": ""},
 		},
 		{name: "an exit code", want: "42", ask: func(m asked) string { return strconv.Itoa(m.run("exec", "m", "--", "sh", "-c", "exit 42").code) }},
 		{name: "a signal", want: "143", ask: func(m asked) string {
@@ -130,12 +136,12 @@ func questions() []question {
 			slices.Sort(out)
 			return strings.Join(out, "")
 		}, want: "A /tmp/d\nA /tmp/d/f\nD /q/bytes\nM /q/owned\n"},
-		{name: "how it stopped", ask: askStop, want: "told to stop|7"},
+		{name: "how it stopped", ask: askStop, want: "told to stop|7", differs: map[string]string{"microvm.nix": "|none"}},
 		{name: "what is there after a restart", want: "new\nowned\nmore\n", ask: func(m asked) string {
 			m.must("up", "-d", "--name", "m")
 			return m.sh("cat /tmp/d/f /q/owned; ls /q/bytes 2>/dev/null; true")
 		}},
-		{name: "what a volume keeps", ask: askVolume, want: "kept\n"},
+		{name: "what a volume keeps", ask: askVolume, want: "kept\n", differs: map[string]string{"microvm.nix": "runner.setting"}},
 	}
 }
 
@@ -208,7 +214,11 @@ func askVolume(m asked) string {
 	defer m.run("volume", "rm", "kept")
 	var answer string
 	for _, script := range []string{"echo kept > /vol/f", "cat /vol/f"} {
-		if r := m.run("up", "-d", "--name", "m", "-v", "kept:/vol", m.image); r.code != 0 {
+		r := m.run(append([]string{"up", "-d", "--json", "--name", "m", "-v", "kept:/vol"}, m.source...)...)
+		if code := regexp.MustCompile(`"code":"([^"]*)"`).FindStringSubmatch(r.stderr); r.code != 0 && code != nil {
+			return code[1]
+		}
+		if r.code != 0 {
 			return r.String()
 		}
 		answer = m.sh(script)
@@ -256,29 +266,34 @@ func questionImage(t *testing.T) string {
 // questions, and is the same afterwards.
 func TestSameAnswersOnEveryBackend(t *testing.T) {
 	ref := questionImage(t)
-	backends := map[string]func(t *testing.T) *lab{
-		"qemu":   func(t *testing.T) *lab { l := newLab(t, "qemu", false); l.ownCache(); return l },
-		"docker": func(t *testing.T) *lab { l, _ := inDocker(t, false); return l },
-		"firecracker": func(t *testing.T) *lab {
+	backends := map[string]func(t *testing.T) asked{
+		"qemu":   func(t *testing.T) asked { l := newLab(t, "qemu", false); l.ownCache(); return asked{l, []string{ref}} },
+		"docker": func(t *testing.T) asked { l, _ := inDocker(t, false); return asked{l, []string{ref}} },
+		"firecracker": func(t *testing.T) asked {
 			l := newLab(t, "firecracker", false)
 			l.ownCache()
 			l.needBackend("firecracker")
-			return l
+			return asked{l, []string{ref}}
 		},
+		"microvm.nix": func(t *testing.T) asked { return runnerOf(t, ref) },
 	}
 	digests := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(backends)) {
 		t.Run(name, func(t *testing.T) {
-			l := backends[name](t)
-			m := asked{l, ref}
-			l.must("up", "-d", "--name", "m", "-p", "0:8080", ref)
+			m := backends[name](t)
+			l := m.lab
+			l.must(append([]string{"up", "-d", "--timeout", "5m", "--name", "m", "-p", "0:8080"}, m.source...)...)
 			digests[name] = l.imageID(ref)
-			l.awaitGuest(func() bool { return m.logged("serving") != "" })
+			if name == "microvm.nix" {
+				m.serve()
+			} else {
+				l.awaitGuest(func() bool { return m.logged("serving") != "" })
+			}
 			for _, q := range questions() {
 				t.Run(q.name, func(t *testing.T) {
 					inner := *l
 					inner.t = t
-					answer, want := q.ask(asked{&inner, m.image}), q.want
+					answer, want := q.ask(asked{&inner, m.source}), q.want
 					if other, declared := q.differs[name]; declared {
 						if answer == want {
 							t.Errorf("it answers like the others now: no difference is to be declared")
@@ -301,6 +316,35 @@ func TestSameAnswersOnEveryBackend(t *testing.T) {
 	seen := slices.Compact(slices.Sorted(maps.Values(digests)))
 	if len(seen) > 1 {
 		t.Errorf("the image has different digests: %v", digests)
+	}
+}
+
+// runnerOf makes a flake whose machine's root file system is the image, as the store has it.
+func runnerOf(t *testing.T, ref string) asked {
+	l := newRunnerLab(t, ref)
+	dir := l.machines("vm", map[string]runner{"m": l.withAgent("m")})
+	return asked{l.lab, []string{"--hypervisor", "qemu", "--offline", "--flake", dir}}
+}
+
+// serve starts the server of the image in a machine that does not start it itself.
+func (m asked) serve() {
+	m.t.Helper()
+	ctx, cancel := context.WithCancel(m.t.Context())
+	cmd := m.command(ctx, nil, "exec", "-u", "asker", "m", "--", "perl", "/q/server")
+	var trouble bytes.Buffer
+	cmd.Stderr = &trouble
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { cancel(); _ = cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		cancel()
+		_ = cmd.Wait()
+		m.t.Fatalf("the server: %q, %v: %s", line, err, &trouble)
 	}
 }
 

@@ -21,7 +21,8 @@ type runnerLab struct {
 	seed machine.Boot // a machine of the lab's: its kernel is the runners' too
 }
 
-func newRunnerLab(t *testing.T) *runnerLab {
+// image is what the lab's first machine is made of: its root disk and kernel are the runners' too.
+func newRunnerLab(t *testing.T, image string) *runnerLab {
 	t.Helper()
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the runners of this test are for amd64")
@@ -32,7 +33,7 @@ func newRunnerLab(t *testing.T) *runnerLab {
 		}
 	}
 	l := &runnerLab{flakeLab: newFlakeLab(t, "qemu")}
-	l.must("up", "-d", "minimal", "--name", "seed", "--timeout", "5m")
+	l.must("up", "-d", image, "--name", "seed", "--timeout", "5m")
 	data, err := os.ReadFile(filepath.Join(l.dir, "state/machines/seed/boot.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &l.seed)
@@ -95,6 +96,16 @@ func (l *runnerLab) qemu(name, initrd, words, more string) string {
 		" -append 'console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests mvm.slow " + words + "' -nographic -sandbox on -qmp unix:" + name + ".sock,server,nowait " + more
 }
 
+// withAgent is a machine that takes MVM_QEMU_ARGS and has the agent, the root disk of the lab's first
+// machine, and a disk of its own.
+func (l *runnerLab) withAgent(name string) runner {
+	return runner{
+		before: "if [ ! -e upper.img ]; then truncate -s 64M upper.img; mkfs.ext4 -q -L mvm-upper upper.img; fi\nruntime_args=$(\necho \"${MVM_QEMU_ARGS:-}\"\n)",
+		qemu: l.qemu(name, l.seed.Initrd, "", "-drive id=vda,format=raw,file="+l.seed.Disks[0].Path+",if=none,read-only=on -device virtio-blk-pci,drive=vda,serial=mvm-root "+
+			"-drive id=vdb,format=raw,file=upper.img,if=none -device virtio-blk-pci,drive=vdb,serial=mvm-upper ${runtime_args:-}"),
+	}
+}
+
 // plainInitrd is a guest without any agent: a shell that says that it is there.
 func (l *runnerLab) plainInitrd() string {
 	l.t.Helper()
@@ -141,7 +152,7 @@ const hmp = "rm -f ctl.in ctl.out; mkfifo ctl.in ctl.out\n"
 // TestRunnerPlain: a machine of a flake with microvm.nix whose guest has no agent is started,
 // shown, logged and stopped; what it lacks it says.
 func TestRunnerPlain(t *testing.T) {
-	l := newRunnerLab(t)
+	l := newRunnerLab(t, "minimal")
 	initrd := l.plainInitrd()
 	const pipe = "-chardev pipe,id=hmp,path=ctl -mon chardev=hmp,mode=readline"
 	dir := l.machines("vms", map[string]runner{
@@ -228,12 +239,8 @@ func TestRunnerPlain(t *testing.T) {
 // TestRunnerWithAgent: a runner that takes MVM_QEMU_ARGS, and whose guest has the agent, gives a
 // machine that can be spoken with.
 func TestRunnerWithAgent(t *testing.T) {
-	l := newRunnerLab(t)
-	dir := l.machines("vm", map[string]runner{"ours": {
-		before: "if [ ! -e upper.img ]; then truncate -s 64M upper.img; mkfs.ext4 -q -L mvm-upper upper.img; fi\nruntime_args=$(\necho \"${MVM_QEMU_ARGS:-}\"\n)",
-		qemu: l.qemu("ours", l.seed.Initrd, "", "-drive id=vda,format=raw,file="+l.seed.Disks[0].Path+",if=none,read-only=on -device virtio-blk-pci,drive=vda,serial=mvm-root "+
-			"-drive id=vdb,format=raw,file=upper.img,if=none -device virtio-blk-pci,drive=vdb,serial=mvm-upper ${runtime_args:-}"),
-	}})
+	l := newRunnerLab(t, "minimal")
+	dir := l.machines("vm", map[string]runner{"ours": l.withAgent("ours")})
 	l.must("up", "-d", "--hypervisor", "qemu", "--flake", dir, "--offline", "--name", "ours", "-p", "0:7", "--timeout", "5m")
 	if out := l.must("exec", "ours", "--", "sh", "-c", "echo kept >/root/x; hostname"); out != "ours\n" {
 		t.Errorf("exec: %q", out)
