@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -146,6 +147,12 @@ func (c *Child) End() string {
 		return filtered
 	}
 	return fmt.Sprintf("ended with exit code %d", code)
+}
+
+// wasKilled reports whether an error is of a process that was ended with SIGKILL, as a host without
+// memory does it: End's words.
+func wasKilled(err error) bool {
+	return strings.Contains(err.Error(), fmt.Sprintf("was killed by signal %d ", syscall.SIGKILL))
 }
 
 // CopyAll reads until the end whatever becomes of the writer: a guest whose console nobody reads

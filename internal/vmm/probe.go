@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +48,34 @@ type Trial struct {
 	Binary Stamp  `json:"binary"`
 	How    string `json:"how"`    // whatever else the outcome depends on
 	Reason string `json:"reason"` // "": a guest booted
+
+	// Until is when a Reason that may have been chance is no longer believed; zero: it was none.
+	// Misses is how often it was so in a row.
+	Until  time.Time `json:"until,omitzero"`
+	Misses int       `json:"misses,omitempty"`
+}
+
+// How long a reason that may have been chance is believed: at first so that a command after another
+// need not wait again, and twice as long with each further time, since what never boots costs
+// probeSilence each time.
+const (
+	firstDoubt = 5 * time.Minute
+	lastDoubt  = 24 * time.Hour
+)
+
+// holds reports whether the outcome is still believed.
+func (t *Trial) holds(now time.Time) bool {
+	// A clock that was set back must not make it last.
+	return t.Until.IsZero() || now.Before(t.Until) && now.Add(lastDoubt).After(t.Until)
+}
+
+// doubt is the outcome of a guest that was lost, after the one before.
+func (t *Trial) doubt(before *Trial, now time.Time) {
+	t.Misses = 1
+	if before != nil && !before.Until.IsZero() {
+		t.Misses = min(before.Misses, 16) + 1
+	}
+	t.Until = now.Add(min(firstDoubt<<(t.Misses-1), lastDoubt))
 }
 
 // Probe is a question whether a guest boots.
@@ -58,12 +87,13 @@ type Probe struct {
 	Assets func(ctx context.Context) (ProbeAssets, error)
 	// Silence is how long the guest may say nothing; 0: 20 s.
 	Silence time.Duration
+	Now     func() time.Time // nil: time.Now
 	// Launch starts a machine with these words in the kernel's command line, as Driver.Start does.
 	Launch func(ctx context.Context, b machine.Boot, out driver.Output, words []string) (driver.VM, error)
 }
 
-// UntriedError says that there was nothing to boot. That is not remembered: the next command may
-// have a kernel.
+// UntriedError says that no guest could be asked: there was nothing to boot, or the host had no room
+// for it. That is not remembered: the next command may be luckier.
 type UntriedError struct{ Cause error }
 
 func (e *UntriedError) Error() string { return "it could not be tried: " + e.Cause.Error() }
@@ -71,38 +101,82 @@ func (e *UntriedError) Error() string { return "it could not be tried: " + e.Cau
 // Unwrap returns the cause.
 func (e *UntriedError) Unwrap() error { return e.Cause }
 
-// Try says why no guest boots, "" when one did. The answer holds until the host boots again or
-// Binary or How change. An error is an *UntriedError, or ctx's, which ended first.
+// Remedy returns what the cause says to do, or else what makes a kernel and an initramfs be there.
+func (e *UntriedError) Remedy() string {
+	if me, ok := errors.AsType[*machine.Error](e.Cause); ok && me.Remedy != "" {
+		return me.Remedy
+	}
+	return "run `mvmctl kernel fetch`, then `mvmctl doctor`"
+}
+
+// lostError is the end of a guest that began to boot: it was lost, which on a busy or nested host
+// may be chance.
+type lostError struct{ error }
+
+// Try says why no guest boots, "" when one did. That one did, and that the VMM refuses, holds until
+// the host boots again or Binary or How change; that a guest was lost only for a while. An error is
+// an *UntriedError, or ctx's, which ended first.
 func (p Probe) Try(ctx context.Context) (reason string, err error) {
 	boot, err := process.BootID()
 	if err != nil {
 		return "", err
 	}
-	if t := p.Known; t != nil && t.BootID == boot && t.Binary.SameAs(p.Binary) && t.How == p.How {
-		return t.Reason, nil
+	known := p.Known
+	if known != nil && (known.BootID != boot || !known.Binary.SameAs(p.Binary) || known.How != p.How) {
+		known = nil
+	}
+	if known != nil && known.holds(p.now()) {
+		return known.Reason, nil
 	}
 	assets, err := p.Assets(ctx)
+	if err == nil {
+		err = p.boot(ctx, assets)
+	} else {
+		err = &UntriedError{err}
+	}
+	t := Trial{BootID: boot, Binary: p.Binary, How: p.How}
 	if err != nil {
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
-		return "", &UntriedError{err}
-	}
-	if err := p.boot(ctx, assets); err != nil {
-		if ctx.Err() != nil {
-			return "", ctx.Err()
+		if untried, ok := errors.AsType[*UntriedError](err); ok {
+			return "", untried
 		}
-		reason = Clip(err.Error(), 500)
+		t.Reason = Clip(err.Error(), 500)
+		if _, lost := errors.AsType[lostError](err); lost {
+			t.doubt(known, p.now())
+		}
 	}
-	p.Keep(Trial{BootID: boot, Binary: p.Binary, How: p.How, Reason: reason})
-	return reason, nil
+	p.Keep(t)
+	return t.Reason, nil
+}
+
+func (p Probe) now() time.Time {
+	if p.Now != nil {
+		return p.Now()
+	}
+	return time.Now()
+}
+
+// notStarted sorts the errors of a guest that did not start. What has no code is an error of ours (no
+// folder, no descriptor), and limits change from one moment to the next: nothing was tried. Only what
+// the VMM itself says of the host is an answer for good.
+func notStarted(err error) error {
+	code := machine.CodeOf(err)
+	switch {
+	case code == "", strings.HasPrefix(code, "limit."):
+		return &UntriedError{err}
+	case code == "boot.vmm_died" && !wasKilled(err), strings.HasPrefix(code, "backend."):
+		return err
+	}
+	return lostError{err}
 }
 
 // boot boots a guest that says one word.
 func (p Probe) boot(ctx context.Context, assets ProbeAssets) error {
 	dir, err := os.MkdirTemp("", "mvm-try")
 	if err != nil {
-		return fmt.Errorf("making a folder for the test guest: %w", err)
+		return &UntriedError{fmt.Errorf("making a folder for the test guest: %w", err)}
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	probeCtx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -117,7 +191,7 @@ func (p Probe) boot(ctx context.Context, assets ProbeAssets) error {
 	console := NewProbeWatch(func() { silence.Reset(quiet) })
 	v, err := p.Launch(probeCtx, b, driver.Output{Console: console}, []string{ProbeWord, probeNoise})
 	if err != nil {
-		return err
+		return notStarted(err)
 	}
 	stop := context.AfterFunc(probeCtx, func() { _ = v.Kill() })
 	defer stop()
@@ -136,11 +210,11 @@ func (p Probe) boot(ctx context.Context, assets ProbeAssets) error {
 	}
 	switch {
 	case probeCtx.Err() != nil:
-		return fmt.Errorf("it said nothing for %s", quiet)
+		return lostError{fmt.Errorf("it said nothing for %s", quiet)}
 	case err != nil:
-		return err
+		return lostError{err}
 	}
-	return errors.New("it ended without a word")
+	return lostError{errors.New("it ended without a word")}
 }
 
 // ProbeWatch is a console that waits for what a probe's guest says.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,46 +34,131 @@ func TestProbeWatchAcrossWrites(t *testing.T) {
 }
 
 // oneWord is a machine that says something on its console and ends.
-type oneWord struct{ driver.VM }
+type oneWord struct {
+	driver.VM
+	err error
+}
 
-func (oneWord) Kill() error { return nil }
-func (oneWord) Wait() error { return nil }
+func (oneWord) Kill() error   { return nil }
+func (o oneWord) Wait() error { return o.err }
+
+// prober makes trials whose guests say, or end as, it is told, and counts them.
+type prober struct {
+	m       Memory[Trial]
+	now     time.Time
+	boots   int
+	says    string
+	untried error // there is nothing to boot
+	refused error // the VMM does not start
+	dies    error // it starts and ends so
+}
+
+func (p *prober) try(t *testing.T, how string) (string, error) {
+	t.Helper()
+	known := p.m.Load()
+	return Probe{
+		Binary: Stamp{Path: "/x", Size: 1}, How: how, Known: &known, Keep: func(t Trial) { p.m.Change(func(to *Trial) { *to = t }) },
+		Now:    func() time.Time { return p.now },
+		Assets: func(context.Context) (ProbeAssets, error) { return ProbeAssets{}, p.untried },
+		Launch: func(_ context.Context, _ machine.Boot, out driver.Output, words []string) (driver.VM, error) {
+			p.boots++
+			if p.refused != nil {
+				return nil, p.refused
+			}
+			_, _ = fmt.Fprintln(out.Console, p.says, words)
+			return oneWord{err: p.dies}, nil
+		},
+	}.Try(t.Context())
+}
 
 // A trial is made once, is believed for what it was made with, and is not believed to be made when
 // there was nothing to boot.
 func TestProbeRemembers(t *testing.T) {
-	m := Memory[Trial]{Dir: t.TempDir(), Name: "x"}
-	boots, says := 0, probeMark
-	var untried error
-	try := func(how string) (string, error) {
-		known := m.Load()
-		return Probe{
-			Binary: Stamp{Path: "/x", Size: 1}, How: how, Known: &known, Keep: func(t Trial) { m.Change(func(to *Trial) { *to = t }) },
-			Assets: func(context.Context) (ProbeAssets, error) { return ProbeAssets{}, untried },
-			Launch: func(_ context.Context, _ machine.Boot, out driver.Output, words []string) (driver.VM, error) {
-				boots++
-				_, _ = fmt.Fprintln(out.Console, says, words)
-				return oneWord{}, nil
-			},
-		}.Try(t.Context())
-	}
+	p := &prober{m: Memory[Trial]{Dir: t.TempDir(), Name: "x"}}
+	gone := machine.Errorf("boot.vmm_died", "", "it ended with exit code 1")
 	for _, tt := range []struct {
-		how, says    string
-		untried      error
-		reason       string
-		boots        int
-		wantsUntried bool
+		how, says        string
+		untried, refused error
+		reason           string
+		boots            int
+		wantsUntried     bool
 	}{
-		{"kvm", probeMark, io.EOF, "", 0, true},
-		{"kvm", probeMark, nil, "", 1, false},
-		{"kvm", "", nil, "", 1, false},
-		{"hvf", "", nil, "it ended without a word", 2, false},
-		{"hvf", probeMark, nil, "it ended without a word", 2, false},
+		{"kvm", probeMark, io.EOF, nil, "", 0, true},
+		{"kvm", probeMark, nil, nil, "", 1, false},
+		{"kvm", "", nil, nil, "", 1, false},
+		{"hvf", "", nil, gone, gone.Error(), 2, false},
+		{"hvf", probeMark, nil, nil, gone.Error(), 2, false},
 	} {
-		says, untried = tt.says, tt.untried
-		reason, err := try(tt.how)
-		if _, ok := errors.AsType[*UntriedError](err); ok != tt.wantsUntried || !ok && err != nil || reason != tt.reason || boots != tt.boots {
-			t.Errorf("%+v: %q, %v after %d boots", tt, reason, err, boots)
+		p.says, p.untried, p.refused = tt.says, tt.untried, tt.refused
+		reason, err := p.try(t, tt.how)
+		if _, ok := errors.AsType[*UntriedError](err); ok != tt.wantsUntried || !ok && err != nil || reason != tt.reason || p.boots != tt.boots {
+			t.Errorf("%+v: %q, %v after %d boots", tt, reason, err, p.boots)
+		}
+		p.now = p.now.Add(1000 * time.Hour)
+	}
+}
+
+// What may have been chance is no answer: a host that had no room for the guest was not tried, and a
+// guest that was lost is tried again, the sooner the less often it happened.
+func TestProbeForgetsChance(t *testing.T) {
+	for name, err := range map[string]error{
+		"no folder":    io.ErrShortWrite,
+		"no process":   machine.Errorf("limit.processes", "stop some", "no process"),
+		"no memory":    machine.Errorf("limit.memory", "stop some", "no memory"),
+		"wrapped":      fmt.Errorf("starting: %w", machine.Errorf("limit.memory", "stop some", "no memory")),
+		"no directory": nil,
+	} {
+		p := &prober{m: Memory[Trial]{Dir: t.TempDir(), Name: "x"}, refused: err, says: probeMark}
+		if err == nil {
+			t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "none"))
+		}
+		_, got := p.try(t, "kvm")
+		if untried, ok := errors.AsType[*UntriedError](got); !ok || p.m.Load() != (Trial{}) {
+			t.Errorf("%s: %v, remembered %+v", name, got, p.m.Load())
+		} else if want := machine.CodeOf(err) != ""; want != (untried.Remedy() == "stop some") {
+			t.Errorf("%s: remedy %q", name, untried.Remedy())
+		}
+		t.Setenv("TMPDIR", "")
+		p.refused = nil
+		if reason, err := p.try(t, "kvm"); reason != "" || err != nil {
+			t.Errorf("%s, then again: %q, %v", name, reason, err)
+		}
+	}
+
+	for name, p := range map[string]*prober{
+		"silent":    {},
+		"reset":     {dies: machine.Errorf("guest.reset", "", "it reset itself")},
+		"slow":      {refused: machine.Errorf("boot.vmm_timeout", "", "it did not become ready")},
+		"killed":    {refused: machine.Errorf("boot.vmm_died", "", "X was killed by signal 9 (killed) before it started")},
+		"disk busy": {refused: machine.Errorf("disk.busy", "", "busy")},
+	} {
+		p.m, p.now = Memory[Trial]{Dir: t.TempDir(), Name: "x"}, time.Unix(1e9, 0)
+		lost := func(boots int) {
+			t.Helper()
+			if reason, err := p.try(t, "kvm"); reason == "" || err != nil || p.boots != boots {
+				t.Errorf("%s: %q, %v after %d boots, want %d", name, reason, err, p.boots, boots)
+			}
+		}
+		lost(1)
+		p.now = p.now.Add(firstDoubt - time.Second)
+		lost(1)
+		p.now = p.now.Add(time.Second)
+		lost(2) // a second time
+		p.now = p.now.Add(2*firstDoubt - time.Second)
+		lost(2)
+		for range 30 {
+			p.now = p.now.Add(lastDoubt)
+			lost(p.boots + 1)
+		}
+		p.now = p.now.Add(-lastDoubt) // the clock was wrong
+		lost(p.boots + 1)
+		p.now = p.now.Add(lastDoubt)
+		p.says, p.dies, p.refused = probeMark, nil, nil
+		if reason, err := p.try(t, "kvm"); reason != "" || err != nil {
+			t.Errorf("%s, then it boots: %q, %v", name, reason, err)
+		}
+		if kept := p.m.Load(); !kept.Until.IsZero() || kept.Misses != 0 {
+			t.Errorf("%s: a guest that booted is remembered as %+v", name, kept)
 		}
 	}
 }

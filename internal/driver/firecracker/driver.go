@@ -167,7 +167,7 @@ func (d *Driver) tryBoot(ctx context.Context, h host) error {
 		},
 	}.Try(ctx)
 	if untried, ok := errors.AsType[*vmm.UntriedError](err); ok {
-		return driver.Unavailable("backend.kvm", "run `mvmctl kernel fetch`, then `mvmctl doctor`", "whether KVM works could not be tried (%w)", untried.Cause)
+		return driver.Unavailable("backend.kvm", untried.Remedy(), "whether KVM works could not be tried (%w)", untried.Cause)
 	}
 	if err != nil || reason == "" {
 		return err

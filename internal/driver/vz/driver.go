@@ -176,7 +176,7 @@ func (d *Driver) tryBoot(ctx context.Context, h host, sys system) error {
 		},
 	}.Try(ctx)
 	if untried, ok := errors.AsType[*vmm.UntriedError](err); ok {
-		return driver.Unavailable("backend.accel", "run `mvmctl kernel fetch`, then `mvmctl doctor`", "whether vfkit can boot a guest could not be tried (%w)", untried.Cause)
+		return driver.Unavailable("backend.accel", untried.Remedy(), "whether vfkit can boot a guest could not be tried (%w)", untried.Cause)
 	}
 	if err != nil || reason == "" {
 		return err
