@@ -71,7 +71,9 @@ func serveLinux() int {
 		Drivers: func(probe func(context.Context) (machine.Kernel, string, error)) []driver.Driver {
 			return linuxDrivers(probe, log)
 		},
-		Provide: func(ctx context.Context, words io.Writer) error { return provide(ctx, words, log) },
+		Provide: func(ctx context.Context, emulate bool, words io.Writer) error {
+			return provide(ctx, emulate, words, log)
+		},
 	}
 	err := linuxenv.Serve(context.Background(), in, out, h.Handler(), version)
 	h.Close()
@@ -99,10 +101,10 @@ func linuxDrivers(probe func(context.Context) (machine.Kernel, string, error), l
 	}
 }
 
-// provide fetches Firecracker where there is KVM, and QEMU for when there is not, or it does not work.
-func provide(ctx context.Context, words io.Writer, log *slog.Logger) error {
-	_, kvm := os.Stat("/dev/kvm")
-	if kvm == nil {
+// provide fetches Firecracker where there is KVM, and QEMU where there is not, it cannot be fetched, or
+// something that emulates is asked for.
+func provide(ctx context.Context, emulate bool, words io.Writer, log *slog.Logger) error {
+	if _, err := os.Stat("/dev/kvm"); err == nil && !emulate {
 		_, _ = io.WriteString(words, "fetching Firecracker\n")
 		i, _ := linuxDrivers(nil, log)[0].(driver.Installer)
 		err := i.Install(ctx)

@@ -122,7 +122,12 @@ func (a *app) host() doctor.Host {
 		}
 	}
 	if h.Install == nil {
-		h.Install = eng.InstallBackend
+		h.Install = func(ctx context.Context, name string) error {
+			if err := eng.InstallBackend(ctx, name); err != nil {
+				return &doctor.Problem{Err: err, Fix: asError(err).Remedy}
+			}
+			return nil
+		}
 	}
 	if h.Machines == nil {
 		h.Machines = func(ctx context.Context) ([]doctor.Machine, error) { return machinesOf(ctx, eng) }

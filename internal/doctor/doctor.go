@@ -86,6 +86,7 @@ func runOne(ctx context.Context, c Check) Finding {
 func repair(ctx context.Context, c Check, before Finding) Finding {
 	if err := c.Repair(ctx); err != nil {
 		before.Message += "; repairing it did not work: " + err.Error()
+		before.Fix = fixOf(err, before.Fix)
 		return before
 	}
 	after := runOne(ctx, c)

@@ -147,8 +147,10 @@ func TestFetchingABackend(t *testing.T) {
 		t.Errorf("after: %+v, fetched %v", f, fetched)
 	}
 	list = []Backend{{Name: "only", Problem: "only is not installed", Fetchable: true}}
-	h.Install = func(context.Context, string) error { return errors.New("no network") }
-	if f, r := find(t, h, "backends", true); f.Level != Fail || r.OK || !strings.Contains(f.Message, "no network") {
+	h.Install = func(context.Context, string) error {
+		return &Problem{Err: errors.New("no network"), Fix: "plug it in"}
+	}
+	if f, r := find(t, h, "backends", true); f.Level != Fail || r.OK || !strings.Contains(f.Message, "no network") || f.Fix != "plug it in" || f.Fixed {
 		t.Errorf("a failure: %+v", f)
 	}
 }

@@ -177,7 +177,8 @@ func (e *Engine) Backends(ctx context.Context) []Backend {
 	return out
 }
 
-// InstallBackend fetches the VMM of a backend that can fetch it.
+// InstallBackend fetches the VMM of a backend that can fetch it, and has the backend prove that it
+// runs machines: what was fetched and does not is an error that says what is missing.
 func (e *Engine) InstallBackend(ctx context.Context, name string) error {
 	list, err := e.candidates(name)
 	if err != nil {
@@ -187,7 +188,20 @@ func (e *Engine) InstallBackend(ctx context.Context, name string) error {
 	if name == "" || !can {
 		return machine.Usagef("backend.install", "install it yourself; `mvmctl doctor` says how", "mvmctl cannot fetch what the backend %q needs", name)
 	}
-	return d.Install(ctx)
+	if err := d.Install(ctx); err != nil {
+		return err
+	}
+	if _, err := list[0].Probe(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		remedy := "`mvmctl doctor` says what is missing"
+		if me, ok := errors.AsType[*machine.Error](err); ok && me.Remedy != "" {
+			remedy = me.Remedy
+		}
+		return machine.Errorf("backend.install", remedy, "what %s needs was fetched, but it runs no machine here: %w", name, err)
+	}
+	return nil
 }
 
 func emulates(b Backend) bool { return b.Isolation == string(driver.IsolationEmulated) }

@@ -95,17 +95,25 @@ func TestChoosingABackend(t *testing.T) {
 	}
 }
 
-// fetchable is a driver that can get what it lacks.
+// fetchable is a driver that can get what it lacks, and lacks something else afterwards.
 type fetchable struct {
 	probed
 	calls *int
+	then  error
 }
 
 func (f fetchable) Install(context.Context) error { *f.calls++; return nil }
 
+func (f fetchable) Probe(ctx context.Context) (driver.Capabilities, error) {
+	if f.err != nil && *f.calls > 0 {
+		return driver.Capabilities{}, f.then
+	}
+	return f.probed.Probe(ctx)
+}
+
 func TestInstallingABackend(t *testing.T) {
 	calls := 0
-	e := newTestEngine(t, fetchable{probed{name: "absent", err: missing("absent")}, &calls}, fetchable{probed{name: "here"}, &calls}, probed{name: "other", err: missing("other")})
+	e := newTestEngine(t, fetchable{probed{name: "absent", err: missing("absent")}, &calls, nil}, fetchable{probed{name: "here"}, &calls, nil}, probed{name: "other", err: missing("other")})
 	for i, b := range e.Backends(t.Context()) {
 		if b.Fetchable != (i == 0) {
 			t.Errorf("%s: fetchable %v", b.Name, b.Fetchable)
@@ -118,6 +126,14 @@ func TestInstallingABackend(t *testing.T) {
 		if err := e.InstallBackend(t.Context(), name); err == nil || calls != 1 {
 			t.Errorf("%q: %v, %d calls", name, err, calls)
 		}
+	}
+	// What was fetched has to run: a release on a host whose KVM boots nothing is not done.
+	calls = 0
+	e = newTestEngine(t, fetchable{probed{name: "absent", err: missing("absent")}, &calls, driver.Unavailable("backend.kvm", "switch it on", "a test guest did not boot")})
+	err := e.InstallBackend(t.Context(), "absent")
+	me, ok := errors.AsType[*machine.Error](err)
+	if !ok || me.Code != "backend.install" || me.Remedy != "switch it on" || !strings.Contains(me.Error(), "was fetched, but it runs no machine here: a test guest did not boot") || calls != 1 {
+		t.Errorf("fetched, and it does not boot: %v after %d calls", err, calls)
 	}
 }
 

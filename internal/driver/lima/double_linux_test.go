@@ -41,7 +41,17 @@ func side() int {
 	h := &lima.Host{
 		Dir: filepath.Join(root, "var"), Run: filepath.Join(root, "run"),
 		Drivers: func(func(context.Context) (machine.Kernel, string, error)) []driver.Driver {
+			if why, err := os.ReadFile(filepath.Join(root, "refuses")); err == nil {
+				return []driver.Driver{refusing{fake.New(fake.Options{}), string(why)}}
+			}
 			return []driver.Driver{fake.New(fake.Options{})}
+		},
+		Provide: func(_ context.Context, emulate bool, words io.Writer) error {
+			_, _ = fmt.Fprintf(words, "fetching, emulate %v\n", emulate)
+			if _, err := os.Stat(filepath.Join(root, "helps")); emulate && err == nil {
+				return os.Remove(filepath.Join(root, "refuses"))
+			}
+			return nil
 		},
 	}
 	err := linuxenv.Serve(context.Background(), os.Stdin, os.Stdout, h.Handler(), "test")
@@ -51,6 +61,16 @@ func side() int {
 		return 1
 	}
 	return 0
+}
+
+// refusing is a backend that boots nothing.
+type refusing struct {
+	driver.Driver
+	why string
+}
+
+func (r refusing) Probe(context.Context) (driver.Capabilities, error) {
+	return driver.Capabilities{}, driver.Unavailable("backend.kvm", "", "%s", r.why)
 }
 
 // vmDir is the place of the double's virtual machine: LIMA_HOME/NAME, with the file "status".

@@ -1,6 +1,7 @@
 package lima
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -191,7 +192,8 @@ func unavailable(err error) error {
 }
 
 // Install implements driver.Installer: it makes and starts the virtual machine and has it fetch
-// what it needs to run machines.
+// what it needs to run machines. A VMM that is there and boots nothing is not enough: then it has what
+// emulates fetched as well.
 func (d *Driver) Install(ctx context.Context) error {
 	if err := d.opts.VM.Ensure(ctx, d.opts.Progress); err != nil {
 		return err
@@ -201,7 +203,28 @@ func (d *Driver) Install(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	body, err := request(ctx, s, http.MethodPost, pathInstall, http.NoBody)
+	if err := d.provide(ctx, s, installRequest{}); err != nil {
+		return err
+	}
+	_, err = d.ask(ctx, s)
+	if machine.CodeOf(err) != codeNoBackend {
+		return err
+	}
+	_, _ = io.WriteString(d.opts.Progress, cleanLines(err.Error(), maxJSON)+"\n")
+	if err := d.provide(ctx, s, installRequest{Emulate: true}); err != nil {
+		return err
+	}
+	_, err = d.ask(ctx, s)
+	return err
+}
+
+// provide has the virtual machine fetch something, and passes on what that says.
+func (d *Driver) provide(ctx context.Context, s *linuxenv.Session, q installRequest) error {
+	data, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	body, err := request(ctx, s, http.MethodPost, pathInstall, bytes.NewReader(data))
 	if err != nil {
 		return err
 	}

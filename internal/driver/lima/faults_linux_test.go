@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,5 +141,53 @@ func TestProbeDouble(t *testing.T) {
 	}
 	if status, _ := os.ReadFile(filepath.Join(inst, "status")); string(status) != "Stopped" {
 		t.Error("Probe started the virtual machine")
+	}
+}
+
+// TestInstallDouble: what was fetched has to run machines. Where it does not, what emulates is fetched
+// too, and where that does not help either, the reason is told.
+func TestInstallDouble(t *testing.T) {
+	for _, tt := range []struct {
+		name, refuses string
+		helps         bool
+		fetched       []string
+		code          string
+	}{
+		{"it works", "", false, []string{"false"}, ""},
+		{"KVM boots nothing", "a test guest did not boot", true, []string{"false", "true"}, ""},
+		{"nothing works", "a test guest did not boot", false, []string{"false", "true"}, "backend.none"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := shortDir(t)
+			root := filepath.Join(dir, fmt.Sprint("lima", os.Getuid()), doubleName, "root")
+			if err := os.MkdirAll(root, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for name, there := range map[string]bool{"refuses": tt.refuses != "", "helps": tt.helps} {
+				if there {
+					if err := os.WriteFile(filepath.Join(root, name), []byte(tt.refuses), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			var said bytes.Buffer
+			d := lima.New(lima.Options{VM: doubleVM(t, dir), CacheDir: filepath.Join(dir, "cache"), Progress: &said})
+			err := d.Install(t.Context())
+			if machine.CodeOf(err) != tt.code || tt.code != "" && !strings.Contains(err.Error(), tt.refuses) {
+				t.Errorf("error %v, want %q", err, tt.code)
+			}
+			var fetched []string
+			for line := range strings.Lines(said.String()) {
+				if what, ok := strings.CutPrefix(line, "fetching, emulate "); ok {
+					fetched = append(fetched, strings.TrimSpace(what))
+				}
+			}
+			if !slices.Equal(fetched, tt.fetched) {
+				t.Errorf("fetched %q, want %q: %s", fetched, tt.fetched, said.String())
+			}
+			if len(tt.fetched) == 2 && !strings.Contains(said.String(), tt.refuses) {
+				t.Errorf("it is not said why: %s", said.String())
+			}
+		})
 	}
 }

@@ -32,8 +32,9 @@ type Host struct {
 	// Drivers returns the inner backends, the best one first; probe returns what they may boot to find
 	// out whether KVM works.
 	Drivers func(probe func(context.Context) (machine.Kernel, string, error)) []driver.Driver
-	// Provide fetches what the inner backends lack; nil: it cannot.
-	Provide func(ctx context.Context, words io.Writer) error
+	// Provide fetches what the inner backends lack, with emulate that of one which needs no KVM; nil: it
+	// cannot.
+	Provide func(ctx context.Context, emulate bool, words io.Writer) error
 
 	mu     sync.Mutex
 	id     string // of the machine whose folder is ours
@@ -134,7 +135,7 @@ func (h *Host) probe(_ http.ResponseWriter, r *http.Request) (any, error) {
 		}
 	}
 	if best.Driver == "" {
-		return nil, driver.Unavailable("backend.none", "`mvmctl doctor --fix --hypervisor lima` fetches one", "no backend works in the virtual machine: %w", errors.Join(why...))
+		return nil, driver.Unavailable(codeNoBackend, "`mvmctl doctor --fix --hypervisor lima` fetches one", "no backend works in the virtual machine: %w", errors.Join(why...))
 	}
 	return best, nil
 }

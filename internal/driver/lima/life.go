@@ -367,6 +367,10 @@ const pruneAge = time.Hour
 
 // install fetches what the inner backends lack.
 func (h *Host) install(w http.ResponseWriter, r *http.Request) (any, error) {
+	var q installRequest
+	if err := decode(r, &q); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(h.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -377,7 +381,7 @@ func (h *Host) install(w http.ResponseWriter, r *http.Request) (any, error) {
 	defer unlock()
 	out := linuxenv.NewStream(w)
 	if h.Provide != nil {
-		err = h.Provide(r.Context(), events{out, eventVMM})
+		err = h.Provide(r.Context(), q.Emulate, events{out, eventVMM})
 	}
 	events{out, eventEnded}.end(err)
 	return nil, errAnswered

@@ -44,10 +44,18 @@ const (
 
 const maxJSON = 1 << 20
 
+// codeNoBackend is the code of a virtual machine in which no inner backend works.
+const codeNoBackend = "backend.none"
+
 // kernel is a guest kernel whose files are assets; a key is "" for one that there is not.
 type kernel struct {
 	ID, Release              string
 	BzImage, VMLinux, Initrd string // keys
+}
+
+// installRequest says what is to be fetched: what is best there, or what emulates.
+type installRequest struct {
+	Emulate bool `json:"emulate,omitempty"`
 }
 
 type probed struct {
