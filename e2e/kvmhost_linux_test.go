@@ -5,6 +5,7 @@ import (
 	"context"
 	"debug/elf"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -37,11 +38,35 @@ const kvmQuick = "^TestConformance$/^(life|second dial|power-off from inside|ker
 // kvmAll reports whether there is time for everything.
 func kvmAll() bool { return os.Getenv("MVM_KVMHOST") == "all" }
 
+// kvmFilter is the part of -run that chooses among the tests inside, as in `just kvmhost qemu/life`.
+func kvmFilter() string {
+	parts := strings.SplitN(flag.Lookup("test.run").Value.String(), "/", 3)
+	if len(parts) < 3 {
+		return ""
+	}
+	return parts[2]
+}
+
+// kvmWants reports whether -run chooses a subtest of TestKVMHost. What one needs may be dear.
+func kvmWants(t *testing.T, name string) bool {
+	t.Helper()
+	parts := strings.Split(flag.Lookup("test.run").Value.String(), "/")
+	if len(parts) < 2 {
+		return true
+	}
+	match, err := regexp.MatchString(parts[1], strings.ReplaceAll(name, " ", "_"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return match
+}
+
 // kvmLab is a KVM host with our programs in it.
 type kvmLab struct {
 	host *kvmhost.Host
 	// Why there is no Firecracker and no jailer; "" where there is.
 	vmm, jailer string
+	questionsID string // of the image with the questions, "" when nobody asks them
 }
 
 // The places of things in the host.
@@ -85,6 +110,7 @@ func newKVMLab(t *testing.T) *kvmLab {
 	}
 	l := &kvmLab{}
 	l.vmm, l.jailer = addFirecracker(files)
+	l.questionsID = addQuestions(t, files, built)
 	begin := time.Now()
 	l.host, err = kvmhost.Start(t.Context(), kvmhost.Options{CacheDir: filepath.Join(p.Cache, "test"), Files: files})
 	if missing, ok := errors.AsType[kvmhost.MissingError](err); ok {
@@ -182,15 +208,24 @@ func (l *kvmLab) conform(t *testing.T, program string, env ...string) {
 	if kvmAll() {
 		run = "^TestConformance$"
 	}
+	if tests := kvmFilter(); tests != "" {
+		run = "^TestConformance$/" + tests
+	}
 	begin := time.Now()
 	r := l.run(t, 0, env, kvmBin+"/"+program, "-test.run="+run, "-test.v=test2json", "-test.timeout="+(kvmTime()-time.Minute).String())
 	t.Logf("%s in the KVM host: %v", program, time.Since(begin).Round(time.Second))
+	l.subtests(t, r, "TestConformance")
+}
+
+// subtests makes subtests of t of those of a test that ran in the host.
+func (l *kvmLab) subtests(t *testing.T, r result, test string) {
+	t.Helper()
 	results := innerTests(r.stdout)
 	if len(results) == 0 {
 		t.Fatalf("it ran no test: %v", r)
 	}
 	for _, in := range results {
-		name, sub := strings.CutPrefix(in.name, "TestConformance/")
+		name, sub := strings.CutPrefix(in.name, test+"/")
 		if !sub {
 			t.Log(in.said)
 			if in.outcome == "SKIP" {
@@ -290,6 +325,8 @@ func TestKVMHost(t *testing.T) {
 		}
 		l.conform(t, "firecracker.test", "MVM_FIRECRACKER="+kvmJail+"/firecracker")
 	})
+	t.Run("jail", l.jail)
+	t.Run("questions", l.questions)
 	t.Run("life", l.life)
 	t.Run("without permission", l.withoutPermission)
 	t.Run("many at once", func(t *testing.T) {
