@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,11 +24,19 @@ import (
 	"github.com/mvmctl/mvmctl/internal/disk"
 )
 
-// How long the host may take to boot (5 s on an idle machine), and to power off.
+// How long the host may take to boot (5 s on an idle machine), to power off, and to answer a ping.
 const (
 	bootTime = 3 * time.Minute
 	stopTime = 20 * time.Second
+	pingTime = time.Minute
 )
+
+// pingEvery is how often the host is asked whether it still goes.
+const pingEvery = time.Second
+
+// ErrStuck is the error of a host that stood still and was ended: QEMU's emulation of virtualisation
+// can lose the interrupts of a processor, and then nothing in the host goes on.
+var ErrStuck = errors.New("the KVM host stood still")
 
 // Options say what is in a host beside Debian.
 type Options struct {
@@ -46,7 +55,9 @@ type Host struct {
 	exited  chan struct{}
 	console string
 
-	mu sync.Mutex // one command at a time
+	mu     sync.Mutex // one command at a time
+	sendMu sync.Mutex // for enc
+	stuck  atomic.Bool
 }
 
 // Start boots a host, which lives until Close or the end of ctx. What it needs and is not there is a
@@ -132,17 +143,66 @@ func (h *Host) boot(ctx context.Context, qemu string, img image, o Options) erro
 			_ = os.WriteFile(h.console+".vmm", []byte(said.String()), 0o600)
 		}
 	}()
-	go func() {
-		defer close(h.from)
-		for dec := json.NewDecoder(h.port); ; {
-			var m wire.FromInit
-			if dec.Decode(&m) != nil {
-				return
-			}
-			h.from <- m
-		}
-	}()
+	go h.receive()
 	return nil
+}
+
+// receive hands on what the host says, and watches that it says something.
+func (h *Host) receive() {
+	defer close(h.from)
+	watch := time.AfterFunc(bootTime, func() { // at boot, Start has its own patience
+		h.stuck.Store(true)
+		_ = h.cmd.Process.Kill()
+	})
+	defer watch.Stop()
+	done := make(chan struct{})
+	defer close(done)
+	for dec := json.NewDecoder(h.port); ; {
+		var m wire.FromInit
+		if dec.Decode(&m) != nil {
+			return
+		}
+		watch.Reset(pingTime)
+		if m.Pong {
+			continue
+		}
+		if m.Ready {
+			go h.ping(done)
+		}
+		h.from <- m
+	}
+}
+
+// ping asks the host whether it still goes until done is closed. To a processor of the host it is also
+// an interrupt, with which one that has lost that of its timer goes on.
+func (h *Host) ping(done <-chan struct{}) {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		if h.send(wire.ToInit{Ping: true}) != nil {
+			return
+		}
+	}
+}
+
+// send says something to the host's process 1.
+func (h *Host) send(m wire.ToInit) error {
+	h.sendMu.Lock()
+	defer h.sendMu.Unlock()
+	return h.enc.Encode(m)
+}
+
+// gone is the error of a host that is no longer there.
+func (h *Host) gone() error {
+	if h.stuck.Load() {
+		return fmt.Errorf("%w for %v; its console ends: %s", ErrStuck, pingTime, h.Console())
+	}
+	return fmt.Errorf("the KVM host is gone; its console ends: %s", h.Console())
 }
 
 // Run runs a command to its end and returns its exit code. An error means that it did not start,
@@ -153,8 +213,8 @@ func (h *Host) Run(ctx context.Context, c wire.Command, stdout, stderr io.Writer
 	if len(c.Args) == 0 {
 		return -1, errors.New("no command")
 	}
-	if err := h.enc.Encode(wire.ToInit{Run: &c}); err != nil {
-		return -1, fmt.Errorf("the KVM host is gone: %w", err)
+	if err := h.send(wire.ToInit{Run: &c}); err != nil {
+		return -1, h.gone()
 	}
 	done := ctx.Done()
 	for {
@@ -162,7 +222,7 @@ func (h *Host) Run(ctx context.Context, c wire.Command, stdout, stderr io.Writer
 		case m, ok := <-h.from:
 			switch {
 			case !ok:
-				return -1, fmt.Errorf("the KVM host is gone; its console ends: %s", h.Console())
+				return -1, h.gone()
 			case m.Failed != "":
 				return -1, errors.New(m.Failed)
 			case m.Ended:
@@ -172,8 +232,8 @@ func (h *Host) Run(ctx context.Context, c wire.Command, stdout, stderr io.Writer
 			_, _ = stderr.Write(m.Err)
 		case <-done:
 			done = nil
-			if err := h.enc.Encode(wire.ToInit{Kill: true}); err != nil {
-				return -1, fmt.Errorf("the KVM host is gone: %w", err)
+			if err := h.send(wire.ToInit{Kill: true}); err != nil {
+				return -1, h.gone()
 			}
 			// What answers no more is ended whole; then from is closed.
 			stop := time.AfterFunc(stopTime, func() { _ = h.cmd.Process.Kill() })

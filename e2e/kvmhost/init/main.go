@@ -114,7 +114,12 @@ func prepare() error {
 			return err
 		}
 	}
-	return exec.CommandContext(context.Background(), "/bin/busybox", "--install", "-s", "/usr/local/bin").Run()
+	for _, args := range [][]string{{"--install", "-s", "/usr/local/bin"}, {"ip", "link", "set", "lo", "up"}} {
+		if out, err := exec.CommandContext(context.Background(), "/bin/busybox", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("busybox %q: %w: %s", args, err, out)
+		}
+	}
+	return nil
 }
 
 func mount(what, where, kind, options string) error {
@@ -239,6 +244,10 @@ func serve() error {
 			var m wire.ToInit
 			if dec.Decode(&m) != nil {
 				return
+			}
+			if m.Ping {
+				s.send(wire.FromInit{Pong: true})
+				continue
 			}
 			requests <- m
 		}

@@ -14,14 +14,18 @@ type Command struct {
 	UID  uint32 // also the group
 }
 
-// ToInit is what the host sends: a command, or the wish to end the one that runs.
+// ToInit is what the host sends: a command, the wish to end the one that runs, or the question whether
+// the machine still goes.
 type ToInit struct {
 	Run  *Command `json:",omitempty"`
 	Kill bool     `json:",omitempty"`
+	Ping bool     `json:",omitempty"`
 }
 
-// FromInit is what comes back: once that the host is there; of a command its output and its end.
+// FromInit is what comes back: once that the host is there; of a command its output and its end; to
+// each Ping a Pong at once.
 type FromInit struct {
+	Pong   bool   `json:",omitempty"`
 	Ready  bool   `json:",omitempty"`
 	Out    []byte `json:",omitempty"`
 	Err    []byte `json:",omitempty"`
