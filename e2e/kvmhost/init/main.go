@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -236,6 +237,10 @@ func serve() error {
 	if err != nil {
 		return err
 	}
+	stir, err := stirrer(runtime.NumCPU())
+	if err != nil {
+		return err
+	}
 	s := &server{enc: json.NewEncoder(port)}
 	requests := make(chan wire.ToInit)
 	go func() {
@@ -246,6 +251,7 @@ func serve() error {
 				return
 			}
 			if m.Ping {
+				stir()
 				s.send(wire.FromInit{Pong: true})
 				continue
 			}
@@ -262,6 +268,48 @@ func serve() error {
 		}
 	}
 	return nil
+}
+
+// stirrer returns what has each of n processors run a thread at once, and returns when all have. When
+// QEMU 7.2 emulates a processor that begins to run a guest of its own while an interrupt of that guest
+// waits (VMRUN with V_IRQ), it marks that without a lock in the word in which another thread marks the
+// processor's own interrupts, so that one of those may get lost. If it was the timer's, that processor
+// never does anything again, until some other interrupt has it look: here, the call to run the thread.
+func stirrer(n int) (func(), error) {
+	var spoons []chan chan<- struct{}
+	for cpu := range n {
+		spoon, ready := make(chan chan<- struct{}), make(chan error)
+		go func() {
+			runtime.LockOSThread() // for good
+			var set unix.CPUSet
+			set.Set(cpu)
+			err := errors.Join(
+				unix.SchedSetaffinity(0, &set),
+				// Before all others, or the processor would not be interrupted for it.
+				unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0),
+			)
+			ready <- err
+			if err != nil {
+				return
+			}
+			for done := range spoon {
+				done <- struct{}{}
+			}
+		}()
+		if err := <-ready; err != nil {
+			return nil, fmt.Errorf("binding a thread to processor %d: %w", cpu, err)
+		}
+		spoons = append(spoons, spoon)
+	}
+	return func() {
+		done := make(chan struct{}, n)
+		for _, spoon := range spoons {
+			spoon <- done
+		}
+		for range n {
+			<-done
+		}
+	}, nil
 }
 
 // openPort waits for the port's device to appear.
