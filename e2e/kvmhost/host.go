@@ -58,6 +58,8 @@ type Host struct {
 	mu     sync.Mutex // one command at a time
 	sendMu sync.Mutex // for enc
 	stuck  atomic.Bool
+
+	every, patience time.Duration // pingEvery and pingTime
 }
 
 // Start boots a host, which lives until Close or the end of ctx. What it needs and is not there is a
@@ -74,7 +76,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{from: make(chan wire.FromInit), exited: make(chan struct{})}
+	h := &Host{from: make(chan wire.FromInit), exited: make(chan struct{}), every: pingEvery, patience: pingTime}
 	if h.dir, err = os.MkdirTemp("", "mvm-kvmhost-*"); err != nil {
 		return nil, err
 	}
@@ -162,7 +164,7 @@ func (h *Host) receive() {
 		if dec.Decode(&m) != nil {
 			return
 		}
-		watch.Reset(pingTime)
+		watch.Reset(h.patience)
 		if m.Pong {
 			continue
 		}
@@ -176,7 +178,7 @@ func (h *Host) receive() {
 // ping asks the host whether it still goes until done is closed. To a processor of the host it is also
 // an interrupt, with which one that has lost that of its timer goes on.
 func (h *Host) ping(done <-chan struct{}) {
-	tick := time.NewTicker(pingEvery)
+	tick := time.NewTicker(h.every)
 	defer tick.Stop()
 	for {
 		select {
@@ -200,7 +202,7 @@ func (h *Host) send(m wire.ToInit) error {
 // gone is the error of a host that is no longer there.
 func (h *Host) gone() error {
 	if h.stuck.Load() {
-		return fmt.Errorf("%w for %v; its console ends: %s", ErrStuck, pingTime, h.Console())
+		return fmt.Errorf("%w for %v; its console ends: %s", ErrStuck, h.patience, h.Console())
 	}
 	return fmt.Errorf("the KVM host is gone; its console ends: %s", h.Console())
 }
