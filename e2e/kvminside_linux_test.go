@@ -98,7 +98,7 @@ func (l *kvmLab) jail(t *testing.T) {
 	var id struct {
 		ID string `json:"id"`
 	}
-	if err := json.Unmarshal([]byte(l.must(t, "mvmctl", "inspect", "jailed")), &id); err != nil || id.ID == "" {
+	if err := json.Unmarshal([]byte(l.must(t, "mvmctl", "inspect", "--json", "jailed")), &id); err != nil || id.ID == "" {
 		t.Fatalf("inspect: %v, id %q", err, id.ID)
 	}
 	// 2^27 users from 0x70000000, by the first bits of the machine's id.
@@ -110,7 +110,7 @@ func (l *kvmLab) jail(t *testing.T) {
 	inode, _, _ := strings.Cut(fact["disk"], ":")
 	for key, want := range map[string]string{
 		"uid": user + " " + user + ";", "gid": user + " " + user + ";", "own": "pid namespace;mnt namespace;",
-		"Seccomp": "2;", "CapEff": "0000000000000000;", "CapPrm": "0000000000000000;",
+		"Seccomp": "2;", "NoNewPrivs": "1;", "CapEff": "0000000000000000;", "CapPrm": "0000000000000000;",
 		"cgroup": "/mvm/" + id.ID + ";", "memory": strconv.Itoa((192+128)<<20) + ";", "pids": "17;",
 		"disk": inode + ":1:" + user + ";", "upper": inode + ":1;", // the machine's own disk, lent to its user
 	} {
