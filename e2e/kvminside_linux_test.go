@@ -88,6 +88,10 @@ func (l *kvmLab) jail(t *testing.T) {
 		t.Skip(l.jailer)
 	}
 	l.up(t, "--name", "jailed", "--hypervisor", "firecracker", "--cpus", "1", "--memory", "192MiB", "--require-isolation", "vm+jail", "minimal")
+	defer func() {
+		l.must(t, "mvmctl", "rm", "--force", "jailed")
+		l.noVMM(t)
+	}()
 	facts := l.must(t, "sh", "-c", jailScript)
 	t.Log(facts)
 	fact := map[string]string{}
@@ -130,6 +134,4 @@ func (l *kvmLab) jail(t *testing.T) {
 	if left := l.must(t, "sh", "-c", "cd $HOME/.local/state/mvm/machines/jailed; stat -c %u:%h upper.img; ls; ls -d jail /sys/fs/cgroup/mvm/* 2>/dev/null || true"); !strings.HasPrefix(left, "0:1\n") || strings.Contains(left, "jail\n") || strings.Contains(left, "/sys/fs/cgroup/mvm/"+id.ID) {
 		t.Errorf("after it ended: %s", left)
 	}
-	l.must(t, "mvmctl", "rm", "--force", "jailed")
-	l.noVMM(t)
 }
