@@ -169,7 +169,7 @@ func (l *kvmLab) run(t *testing.T, uid uint32, env []string, args ...string) res
 	home := "/tmp/home" + fmt.Sprint(uid)
 	c := wire.Command{Args: args, Dir: "/", UID: uid, Env: append([]string{
 		"PATH=" + kvmBin + ":" + kvmJail + ":" + kvmPlain + ":/usr/local/bin:/usr/sbin:/usr/bin", "HOME=" + home, "MVM_CACHE_DIR=" + kvmCache,
-		"MVM_AGENT=" + kvmBin + "/mvm-agent", "MVM_DRIVERTEST_PATIENCE=5m",
+		"MVM_AGENT=" + kvmBin + "/mvm-agent", "MVM_DRIVERTEST_PATIENCE=5m", "MVM_DRIVERTEST_FLOOD=40",
 	}, env...)}
 	var out, errOut bytes.Buffer
 	code, err := l.host.Run(ctx, c, io.MultiWriter(&out, progress{t}), &errOut)

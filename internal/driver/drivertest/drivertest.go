@@ -3,6 +3,7 @@ package drivertest
 import (
 	"context"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -136,6 +137,11 @@ func (s *suite) prepare(t *testing.T) {
 	}
 	if s.Cycles == 0 {
 		s.Cycles = 3
+	}
+	if text := os.Getenv("MVM_DRIVERTEST_FLOOD"); s.Flood == 0 && text != "" {
+		if s.Flood, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("MVM_DRIVERTEST_FLOOD: %v", err)
+		}
 	}
 	if s.Flood == 0 {
 		s.Flood = 2000
