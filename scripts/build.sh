@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds bin/mvmctl with the guest agent inside. Quick when nothing has changed, and the same
+# Builds bin/mvmctl with the guest agent, and the runner for libkrun, inside. Quick when nothing has changed, and the same
 # sources give the same agent whatever the commit: its digest names caches on users' machines.
 #
 #   scripts/build.sh         the agent for this machine's processor, then bin/mvmctl
@@ -38,27 +38,28 @@ version() {
   fi
 }
 
-# agent ARCH: puts the agent where package agentbin embeds it from
-agent() {
-  local arch=$1 dir=internal/agentbin/bin/$1 out=bin/mvm-agent-linux-$1 digest
+# embed PROGRAM ARCH: puts a program where package agentbin embeds it from
+embed() {
+  local name=$1 arch=$2 dir=internal/agentbin/bin/$2 out=bin/$1-linux-$2 digest
   # go build leaves a result alone that is up to date. No version-control stamp: it would change
   # the agent, and with it every cached initramfs, by each commit.
-  GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$out" ./cmd/mvm-agent
+  GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$out" "./cmd/$name"
   digest=$(sha256 "$out")
-  if [ -s "$dir/mvm-agent.gz" ] && [ "$digest" = "$(cat "$dir/mvm-agent.sha256" 2>/dev/null)" ]; then
+  if [ -s "$dir/$name.gz" ] && [ "$digest" = "$(cat "$dir/$name.sha256" 2>/dev/null)" ]; then
     return
   fi
   # The digest is written last: with an old digest or none, a half-written archive is made anew.
-  rm -f "$dir/mvm-agent.sha256"
-  gzip -9 -n -c "$out" >"$dir/mvm-agent.gz.tmp"
-  mv "$dir/mvm-agent.gz.tmp" "$dir/mvm-agent.gz"
-  printf '%s\n' "$digest" >"$dir/mvm-agent.sha256.tmp"
-  mv "$dir/mvm-agent.sha256.tmp" "$dir/mvm-agent.sha256"
+  rm -f "$dir/$name.sha256"
+  gzip -9 -n -c "$out" >"$dir/$name.gz.tmp"
+  mv "$dir/$name.gz.tmp" "$dir/$name.gz"
+  printf '%s\n' "$digest" >"$dir/$name.sha256.tmp"
+  mv "$dir/$name.sha256.tmp" "$dir/$name.sha256"
 }
 
 mkdir -p bin
 for arch in $arches; do
-  agent "$arch"
+  embed mvm-agent "$arch"
+  embed mvm-krun "$arch"
 done
 flags="-s -w -X main.version=${VERSION:-$(version)}"
 go build -trimpath -ldflags="$flags" -o bin/mvmctl ./cmd/mvmctl

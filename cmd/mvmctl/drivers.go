@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/mvmctl/mvmctl/internal/agentbin"
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/driver/docker"
 	"github.com/mvmctl/mvmctl/internal/driver/fake"
 	"github.com/mvmctl/mvmctl/internal/driver/firecracker"
+	"github.com/mvmctl/mvmctl/internal/driver/krun"
 	"github.com/mvmctl/mvmctl/internal/driver/lima"
 	"github.com/mvmctl/mvmctl/internal/driver/qemu"
 	"github.com/mvmctl/mvmctl/internal/engine"
@@ -21,10 +23,11 @@ import (
 // are used only when they are asked for. QEMU stands where it belongs with hardware
 // virtualisation; when it can only emulate, the engine takes it last.
 func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver, map[string]bool) {
-	probe := func(ctx context.Context) (vmm.ProbeAssets, error) {
-		k, rd, err := e.ProbeAssets(ctx)
+	probeWith := func(ctx context.Context, c driver.KernelChecker) (vmm.ProbeAssets, error) {
+		k, rd, err := e.ProbeAssets(ctx, c)
 		return vmm.ProbeAssets{Kernel: k, Initrd: rd}, err
 	}
+	probe := func(ctx context.Context) (vmm.ProbeAssets, error) { return probeWith(ctx, nil) }
 	fc := firecracker.New(firecracker.Options{
 		CacheDir: p.Cache, Binary: os.Getenv("MVM_FIRECRACKER"), Log: log,
 		InstallDir: filepath.Join(p.Data, "vmm"), URL: os.Getenv("MVM_FIRECRACKER_URL"),
@@ -41,5 +44,9 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 		BootProbe: probe,
 	})
 	r := qemu.NewRunner(log) // of a flake; no image runs there
-	return withApple([]driver.Driver{fc, q, c, l, r, f}, p, probe, log), map[string]bool{f.Name(): true, r.Name(): true}
+	k := krun.New(krun.Options{
+		CacheDir: p.Cache, Library: os.Getenv("MVM_LIBKRUN"), Log: log, BootProbe: probeWith,
+		Runner: func(ctx context.Context) (string, error) { return agentbin.Helper(ctx, p.Cache, krun.RunnerName) },
+	})
+	return withApple([]driver.Driver{fc, q, c, l, r, k, f}, p, probe, log), map[string]bool{f.Name(): true, r.Name(): true, k.Name(): true}
 }

@@ -2,6 +2,7 @@ package agentbin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"debug/elf"
@@ -37,12 +38,15 @@ type Options struct {
 	Override string
 }
 
-// source is where agents come from; tests make their own.
+// source is where programs come from; tests make their own.
 type source struct {
 	files      fs.FS  // holds bin/<arch>/…
 	arch       string // Go's spelling
 	executable string // path of this program, "" if unknown
+	helper     string // the program of this host that is wanted; "": the agent
 }
+
+func (s source) name() string { return cmp.Or(s.helper, agentName) }
 
 // Extract returns the path of the agent as a file below cacheDir/agents/<digest>, and its
 // SHA-256 in hex. The first call for an agent writes that file, atomically; later calls for the
@@ -52,26 +56,35 @@ type source struct {
 // this program. With none of them the error is "agent.missing"; a file that no Linux guest of
 // this processor can run as its init is "agent.invalid".
 func Extract(ctx context.Context, cacheDir string, opts ...Options) (file, digest string, err error) {
-	exe, err := os.Executable()
-	if err != nil {
-		exe = "" // then there is no "beside"
-	}
 	var o Options
 	for _, given := range opts {
 		o = given
 	}
-	src := source{files: embedded, arch: runtime.GOARCH, executable: exe}
-	return src.extract(ctx, cacheDir, o)
+	return ours().extract(ctx, cacheDir, o)
+}
+
+// Helper is Extract for another program of ours that this host runs, and that lies beside the agent.
+// It is used as it is. When it is not there the error is "helper.missing".
+func Helper(ctx context.Context, cacheDir, name string) (string, error) {
+	s := ours()
+	s.helper = name
+	file, _, err := s.extract(ctx, cacheDir, Options{})
+	return file, err
+}
+
+func ours() source {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = "" // then there is no "beside"
+	}
+	return source{files: embedded, arch: runtime.GOARCH, executable: exe}
 }
 
 func (s source) extract(ctx context.Context, cacheDir string, o Options) (file, digest string, err error) {
 	if o.Override != "" {
 		file, digest, err = s.fromFile(ctx, cacheDir, o.Override)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-			err = &machine.Error{
-				Code: "agent.missing", Message: "the guest agent that MVM_AGENT names cannot be read: " + err.Error(),
-				Remedy: "correct MVM_AGENT, or unset it to use the agent inside mvmctl", Err: err,
-			}
+			err = machine.Errorf("agent.missing", "correct MVM_AGENT, or unset it to use the agent inside mvmctl", "the guest agent that MVM_AGENT names cannot be read: %w", err)
 		}
 		return file, digest, err
 	}
@@ -80,23 +93,27 @@ func (s source) extract(ctx context.Context, cacheDir string, o Options) (file, 
 		return file, digest, err
 	}
 	if s.executable != "" {
-		file, digest, err = s.fromFile(ctx, cacheDir, filepath.Join(filepath.Dir(s.executable), agentName))
+		file, digest, err = s.fromFile(ctx, cacheDir, filepath.Join(filepath.Dir(s.executable), s.name()))
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return file, digest, err
 		}
 	}
-	return "", "", &machine.Error{
-		Code:    "agent.missing",
-		Message: "this mvmctl was built without the guest agent for " + s.arch,
-		Remedy:  "build it with `just build` (scripts/build.sh), or name an agent with MVM_AGENT=PATH",
-		Err:     err,
+	return "", "", s.missingError(err)
+}
+
+func (s source) missingError(cause error) error {
+	e := machine.Errorf("agent.missing", "build it with `just build` (scripts/build.sh), or name an agent with MVM_AGENT=PATH", "this mvmctl was built without the guest agent for %s", s.arch)
+	if s.helper != "" {
+		e = machine.Errorf("helper.missing", "build mvmctl with `just build` (scripts/build.sh)", "this mvmctl was built without %s for %s", s.helper, s.arch)
 	}
+	e.Err = cause
+	return e
 }
 
 // fromEmbedded unpacks the embedded agent unless it is unpacked already.
 func (s source) fromEmbedded(ctx context.Context, cacheDir string) (file, digest string, err error) {
 	dir := path.Join("bin", s.arch)
-	raw, err := fs.ReadFile(s.files, path.Join(dir, agentName+".sha256"))
+	raw, err := fs.ReadFile(s.files, path.Join(dir, s.name()+".sha256"))
 	if err != nil {
 		return "", "", err
 	}
@@ -104,7 +121,7 @@ func (s source) fromEmbedded(ctx context.Context, cacheDir string) (file, digest
 	if !isDigest(digest) {
 		return "", "", errors.New("reading embedded agent: its digest is malformed")
 	}
-	packed, err := s.files.Open(path.Join(dir, agentName+".gz"))
+	packed, err := s.files.Open(path.Join(dir, s.name()+".gz"))
 	if err != nil {
 		return "", "", err
 	}
@@ -113,7 +130,7 @@ func (s source) fromEmbedded(ctx context.Context, cacheDir string) (file, digest
 	if err != nil {
 		return "", "", fmt.Errorf("reading embedded agent: %w", err)
 	}
-	file = cachePath(cacheDir, digest)
+	file = s.cachePath(cacheDir, digest)
 	if isReady(file, size) {
 		return file, digest, nil
 	}
@@ -159,12 +176,12 @@ func (s source) fromFile(ctx context.Context, cacheDir, name string) (file, dige
 	if err != nil {
 		return "", "", fmt.Errorf("reading agent: %w", err)
 	}
-	if err := checkExecutable(name, content, s.arch); err != nil {
+	if err := checkExecutable(name, content, s.arch); s.helper == "" && err != nil { // of a helper this host says so itself
 		return "", "", err
 	}
 	sum := sha256.Sum256(content)
 	digest = hex.EncodeToString(sum[:])
-	file = cachePath(cacheDir, digest)
+	file = s.cachePath(cacheDir, digest)
 	if isReady(file, int64(len(content))) {
 		return file, digest, nil
 	}
@@ -203,8 +220,8 @@ func isDigest(s string) bool {
 	return ok && err == nil
 }
 
-func cachePath(cacheDir, digest string) string {
-	return filepath.Join(cacheDir, "agents", digest, agentName)
+func (s source) cachePath(cacheDir, digest string) string {
+	return filepath.Join(cacheDir, "agents", digest, s.name())
 }
 
 // isReady tells whether the agent was installed. The name is given only to complete files; the

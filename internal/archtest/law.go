@@ -72,6 +72,8 @@ func table() map[string]row {
 		"driver/fake":        backend,
 		"driver/firecracker": backend,
 		"driver/vz":          backend,
+		"driver/krun":        host(3, slices.Concat(backend.may, []string{"driver/krun/wire"})...),
+		"driver/krun/wire":   host(1),
 		"driver/docker":      host(3, "driver", "machine", "agentproto", "disk", "layer", "process", "fault"),
 		"driver/lima":        host(3, "driver", "machine", "linuxenv", "vmm", "disk", "layer", "flock", "fault"),
 		"driver/drivertest": host(3, "driver", "machine", "disk", "process", "fault", "vsock",
@@ -108,6 +110,7 @@ func table() map[string]row {
 		// top
 		"cmd/mvmctl":       {sideTop, 9, allOn(sideHost)},
 		"cmd/mvm-agent":    {sideTop, 9, allOn(sideGuest)},
+		"cmd/mvm-krun":     {sideTop, 9, []string{"driver/krun/wire"}},
 		"e2e":              {sideTop, 9, allOn(sideHost)},
 		"bench":            {sideTop, 9, allOn(sideHost)},
 		"scripts/testsum":  {sideTop, 9, nil},
@@ -166,7 +169,7 @@ type importBan struct {
 // backendWords are the names of backends: generic code that needs one has a switch which
 // belongs behind the driver contract.
 func backendWords() []string {
-	return []string{"firecracker", "qemu", "vz", "vfkit", "lima", "limactl", "docker", "dockerd"}
+	return []string{"firecracker", "qemu", "vz", "vfkit", "krun", "libkrun", "lima", "limactl", "docker", "dockerd"}
 }
 
 // backendTextAllowed lists the packages whose *string literals* (never identifiers) may name

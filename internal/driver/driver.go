@@ -196,6 +196,13 @@ type Pauser interface {
 	Resume(ctx context.Context) error
 }
 
+// KernelChecker is implemented by a Driver with NeedsKernel that cannot boot every kernel of its
+// processor.
+type KernelChecker interface {
+	// SuitsKernel says why a kernel does not boot here, nil when it does as far as its files show.
+	SuitsKernel(k machine.Kernel) error
+}
+
 // Installer is implemented by a Driver that can fetch its VMM itself.
 type Installer interface {
 	// Install fetches the release that this program pins, by its digest, to where Probe finds it.

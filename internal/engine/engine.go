@@ -100,9 +100,9 @@ type Engine struct{ Parts }
 func New(p Parts) *Engine { return &Engine{Parts: p} }
 
 // ProbeAssets returns what a driver boots to find out whether it can: the default kernel and
-// an initramfs with the agent.
-func (p Parts) ProbeAssets(ctx context.Context) (machine.Kernel, string, error) {
-	k, err := p.KernelStore.Find(ctx, "")
+// an initramfs with the agent. c is the driver, when it cannot boot every kernel.
+func (p Parts) ProbeAssets(ctx context.Context, c driver.KernelChecker) (machine.Kernel, string, error) {
+	k, err := p.defaultKernel(ctx, c)
 	if err != nil {
 		return machine.Kernel{}, "", err
 	}

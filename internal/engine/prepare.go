@@ -50,7 +50,7 @@ func (e *Engine) prepareAssets(ctx context.Context, rec machine.Record, caps dri
 	if !caps.NeedsKernel {
 		return a, nil
 	}
-	k, err := e.findKernel(ctx, cmp.Or(rec.Spec.Kernel, a.image.Content.Config.Kernel), progress)
+	k, err := e.findKernel(ctx, cmp.Or(rec.Spec.Kernel, a.image.Content.Config.Kernel), rec.Driver, progress)
 	if err != nil {
 		return assets{}, err
 	}
@@ -77,9 +77,9 @@ func (e *Engine) imageOf(ctx context.Context, rec machine.Record) (image.Image, 
 		"the image that machine %q was made from is not in the store any more: %w", rec.Name, err)
 }
 
-// findKernel finds the kernel that was asked for. The default one is downloaded when there is
-// none, with progress; that happens once.
-func (e *Engine) findKernel(ctx context.Context, want string, progress func(Progress)) (kernel.Kernel, error) {
+// findKernel finds the kernel that was asked for, or the default one for that backend. The default one
+// is downloaded when there is none, with progress; that happens once.
+func (e *Engine) findKernel(ctx context.Context, want, backend string, progress func(Progress)) (kernel.Kernel, error) {
 	if want != "" {
 		return e.KernelStore.Find(ctx, want)
 	}
@@ -90,7 +90,35 @@ func (e *Engine) findKernel(ctx context.Context, want string, progress func(Prog
 	if len(have) == 0 && progress != nil {
 		progress(Progress{Step: "getting a guest kernel (once)"})
 	}
-	return e.KernelStore.Find(ctx, "")
+	for _, d := range e.Drivers {
+		if c, ok := d.(driver.KernelChecker); ok && d.Name() == backend {
+			return e.defaultKernel(ctx, c)
+		}
+	}
+	return e.defaultKernel(ctx, nil)
+}
+
+// defaultKernel returns the default kernel. For a driver that cannot boot it that is the newest one in
+// the cache which it can.
+func (p Parts) defaultKernel(ctx context.Context, c driver.KernelChecker) (kernel.Kernel, error) {
+	k, err := p.KernelStore.Find(ctx, "")
+	if err != nil || c == nil {
+		return k, err
+	}
+	unsuitable := c.SuitsKernel(bootKernel(k))
+	if unsuitable == nil {
+		return k, nil
+	}
+	all, err := p.KernelStore.List(ctx)
+	if err != nil {
+		return kernel.Kernel{}, err
+	}
+	for _, other := range all {
+		if other.Arch == k.Arch && c.SuitsKernel(bootKernel(other)) == nil {
+			return p.KernelStore.Find(ctx, other.ID)
+		}
+	}
+	return kernel.Kernel{}, unsuitable
 }
 
 func bootKernel(k kernel.Kernel) machine.Kernel {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -276,5 +277,55 @@ func TestChildEnds(t *testing.T) {
 	}
 	if _, err := (Command{Name: "X", Argv: []string{"/none/such"}, Remedy: "get it"}).Start(); machine.CodeOf(err) != "backend.missing" {
 		t.Errorf("a program that is not there: %v", err)
+	}
+}
+
+func TestSerials(t *testing.T) {
+	if got := makeSerial(65024, 0, 246947); got != "650240246947" {
+		t.Errorf("got %q", got)
+	}
+	if got := makeSerial(65024, 0, 12345678901234567890); got != "65024012345678901234" {
+		t.Errorf("got %q, which is not cut to %d bytes", got, MaxSerial)
+	}
+	b := machine.Boot{Disks: []machine.Disk{{Role: "root"}, {Role: "upper"}}}
+	if err := CheckSerials("X", b, []string{"1", "2"}); err != nil {
+		t.Error(err)
+	}
+	if err := CheckSerials("X", b, []string{"2", "2"}); machine.CodeOf(err) != "disk.serial" {
+		t.Errorf("got %v, want disk.serial", err)
+	}
+	if got := DriveWords(b, []string{"1", "2"}); len(got) != 1 || got[0] != "mvm.drives=root:1,upper:2" {
+		t.Errorf("got %q", got)
+	}
+	if got := DriveWords(machine.Boot{}, nil); got != nil {
+		t.Errorf("got %q for a machine without disks", got)
+	}
+}
+
+// A guest that does not listen is a connection that ends, one that does is one that answers.
+func TestAwaitGuest(t *testing.T) {
+	for name, guest := range map[string]func(net.Conn){
+		"": func(c net.Conn) {
+			_, _ = c.Read(make([]byte, 1<<16))
+			_, _ = c.Write([]byte{0x16})
+		},
+		"it hangs up":       func(net.Conn) {},
+		"it hangs up later": func(c net.Conn) { _, _ = c.Read(make([]byte, 1<<16)) },
+	} {
+		ours, theirs := net.Pipe()
+		go func() {
+			guest(theirs)
+			_ = theirs.Close()
+		}()
+		if err := AwaitGuest(t.Context(), ours); (name == "") != (err == nil) || err != nil && !errors.Is(err, ErrDeaf) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	ours, theirs := net.Pipe()
+	defer func() { _ = theirs.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := AwaitGuest(ctx, ours); err == nil {
+		t.Error("silence is taken for an answer")
 	}
 }

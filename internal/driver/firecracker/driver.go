@@ -59,7 +59,7 @@ func New(o Options) *Driver {
 	}
 	d.opts.URL = strings.TrimSuffix(cmp.Or(d.opts.URL, releasePage), "/")
 	if d.opts.kvm == "" {
-		d.opts.kvm = "/dev/kvm"
+		d.opts.kvm = vmm.KVM
 	}
 	return d
 }
@@ -125,7 +125,7 @@ func (d *Driver) host(ctx context.Context) (host, error) {
 	if runtime.GOOS != "linux" {
 		return host{}, driver.Unavailable("backend.missing", "use another backend, or mvmctl inside a Linux machine", "Firecracker runs on Linux only")
 	}
-	if err := checkKVM(d.opts.kvm); err != nil { // first: without it there is no use in installing anything
+	if err := vmm.CheckKVM(d.opts.kvm); err != nil { // first: without it there is no use in installing anything
 		return host{}, err
 	}
 	bin, err := d.findBinary(ctx)

@@ -22,7 +22,7 @@ import (
 
 func TestKernelCommandLine(t *testing.T) {
 	b := everyBoot()[1]
-	words := driveWords(b, []string{"65", "66", "67", "68", "69"})
+	words := vmm.DriveWords(b, []string{"65", "66", "67", "68", "69"})
 	for arch, want := range map[string]string{
 		"amd64": "console=ttyS0 quiet panic=-1 mvm.poweroff=reboot reboot=k i8042.noaux i8042.nomux i8042.dumbkbd mvm.drives=root:65,upper:66,config:67,secrets:68,vol-0:69",
 		"arm64": "console=ttyS0 quiet panic=-1 mvm.poweroff=reboot mvm.drives=root:65,upper:66,config:67,secrets:68,vol-0:69",
@@ -52,22 +52,6 @@ func TestRefusedBoots(t *testing.T) {
 		if err := checkBoot(b); machine.CodeOf(err) != code {
 			t.Errorf("%v, want %s", err, code)
 		}
-	}
-}
-
-func TestSerials(t *testing.T) {
-	if got := fileSerial(65024, 0, 246947); got != "650240246947" {
-		t.Errorf("got %q", got)
-	}
-	if got := fileSerial(65024, 0, 12345678901234567890); got != "65024012345678901234" {
-		t.Errorf("got %q, which is not cut to %d bytes", got, vmm.MaxSerial)
-	}
-	b := everyBoot()[1]
-	if err := checkSerials(b, []string{"1", "2", "3", "4", "5"}); err != nil {
-		t.Error(err)
-	}
-	if err := checkSerials(b, []string{"1", "2", "3", "2", "5"}); machine.CodeOf(err) != "disk.serial" {
-		t.Errorf("got %v, want disk.serial", err)
 	}
 }
 
@@ -150,7 +134,7 @@ func TestProbeWithoutPermission(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	e, ok := errors.AsType[*machine.Error](checkKVM(path))
+	e, ok := errors.AsType[*machine.Error](vmm.CheckKVM(path))
 	if !ok || e.Code != "backend.kvm" || !strings.Contains(e.Remedy, "usermod -aG kvm") || !strings.Contains(e.Remedy, "setfacl") {
 		t.Errorf("got %v", e)
 	}

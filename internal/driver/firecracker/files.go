@@ -45,15 +45,6 @@ func kernelPath(k machine.Kernel, arch string) (string, error) {
 	return path, nil
 }
 
-// serialOf is the serial under which the guest sees a file as its disk.
-func serialOf(f *os.File) (string, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return "", fmt.Errorf("examining disk: %w", err)
-	}
-	return fileSerial(uint64(st.Dev), uint64(st.Rdev), st.Ino), nil //nolint:unconvert,nolintlint // int32 on darwin
-}
-
 // clearLeftovers removes what a machine that was killed has left in its folder. Firecracker does
 // not bind a socket whose path exists.
 func clearLeftovers(dir string) error {

@@ -184,7 +184,7 @@ func (s *site) enterJail(h host, b machine.Boot, kernel string, disks []*os.File
 		return err
 	}
 	s.argv = jailerArgs(h, b, j)
-	return checkSerials(b, s.serial)
+	return vmm.CheckSerials("Firecracker", b, s.serial)
 }
 
 // linkSockets gives the jail's sockets short names: below the machine's folder their paths are
@@ -235,7 +235,7 @@ func (j *jail) place(f *os.File, name string, readOnly, own bool) (string, error
 			return "", fmt.Errorf("lending %s to the jail: %w", f.Name(), err)
 		}
 	}
-	return serialOf(f)
+	return vmm.FileSerial(f)
 }
 
 // lend gives a file to the jail's user until the machine has ended.
@@ -263,7 +263,7 @@ func (j *jail) copied(f *os.File, to string) (string, error) {
 	if err == nil {
 		err = out.Chown(j.uid, j.uid)
 	}
-	serial, serr := serialOf(out)
+	serial, serr := vmm.FileSerial(out)
 	if err := errors.Join(err, serr, out.Close()); err != nil {
 		return "", fmt.Errorf("copying %s into the jail: %w", f.Name(), err)
 	}

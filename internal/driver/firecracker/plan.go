@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -26,7 +25,7 @@ type layout struct {
 // plan returns the requests that build the machine, without the one that starts it. It is pure.
 // serials are what Firecracker will show the guest as the serials of Boot.Disks.
 func plan(b machine.Boot, l layout, arch string, serials []string, kernelArgs ...string) ([]request, error) {
-	args, err := kernelCommandLine(arch, append(driveWords(b, serials), kernelArgs...)...)
+	args, err := kernelCommandLine(arch, append(vmm.DriveWords(b, serials), kernelArgs...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -86,40 +85,4 @@ func kernelCommandLine(arch string, more ...string) (string, error) {
 		words = append(words, "reboot=k", "i8042.noaux", "i8042.nomux", "i8042.dumbkbd")
 	}
 	return vmm.KernelCommandLine(maxCmdline, words, more...)
-}
-
-// driveWords tells the agent which drive is which. Firecracker gives a drive no serial of our
-// choice: see fileSerial.
-func driveWords(b machine.Boot, serials []string) []string {
-	if len(b.Disks) == 0 {
-		return nil
-	}
-	var pairs []string
-	for i, d := range b.Disks {
-		pairs = append(pairs, string(d.Role)+":"+serials[i])
-	}
-	return []string{"mvm.drives=" + strings.Join(pairs, ",")}
-}
-
-// fileSerial is the serial that Firecracker makes up for a file: device, device type and inode
-// number in decimal, without anything between them, cut to what fits
-// (src/vmm/src/devices/virtio/block/virtio/device.rs, build_device_id; unchanged from its first
-// version to 1.16).
-func fileSerial(dev, rdev, ino uint64) string {
-	s := fmt.Sprintf("%d%d%d", dev, rdev, ino)
-	return s[:min(len(s), vmm.MaxSerial)]
-}
-
-// checkSerials refuses disks that the guest could not tell apart. It takes inode numbers of more
-// than 14 digits that begin alike.
-func checkSerials(b machine.Boot, serials []string) error {
-	seen := map[string]machine.Role{}
-	for i, s := range serials {
-		if other, ok := seen[s]; ok {
-			return machine.Errorf("disk.serial", "set MVM_STATE_DIR to a folder on another file system (ext4, xfs), or use --hypervisor qemu",
-				"the file system numbers its files such that Firecracker shows disks %s and %s to the guest by the same serial", other, b.Disks[i].Role)
-		}
-		seen[s] = b.Disks[i].Role
-	}
-	return nil
 }

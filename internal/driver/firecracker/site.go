@@ -83,14 +83,14 @@ func (s *site) stayOutside(h host, b machine.Boot, kernel string, disks []*os.Fi
 		log: filepath.Join(s.dir, logPipe), vsock: filepath.Join(s.dir, vsockSocket),
 	}
 	for i, f := range disks {
-		serial, err := serialOf(f)
+		serial, err := vmm.FileSerial(f)
 		if err != nil {
 			return err
 		}
 		s.serial = append(s.serial, serial)
 		s.layout.disks = append(s.layout.disks, b.Disks[i].Path)
 	}
-	return checkSerials(b, s.serial)
+	return vmm.CheckSerials("Firecracker", b, s.serial)
 }
 
 // where returns the path by which this process reaches one of the sockets.

@@ -198,34 +198,6 @@ func TestTerminalsAreTerminals(t *testing.T) {
 	}
 }
 
-// A guest that does not listen is a connection that ends, one that does is one that answers.
-func TestAwaitGuest(t *testing.T) {
-	for name, guest := range map[string]func(net.Conn){
-		"": func(c net.Conn) {
-			_, _ = c.Read(make([]byte, 1<<16))
-			_, _ = c.Write([]byte{0x16})
-		},
-		"it hangs up":       func(net.Conn) {},
-		"it hangs up later": func(c net.Conn) { _, _ = c.Read(make([]byte, 1<<16)) },
-	} {
-		ours, theirs := net.Pipe()
-		go func() {
-			guest(theirs)
-			_ = theirs.Close()
-		}()
-		if err := awaitGuest(t.Context(), ours); (name == "") != (err == nil) || err != nil && !errors.Is(err, errDeaf) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	ours, theirs := net.Pipe()
-	defer func() { _ = theirs.Close() }()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if err := awaitGuest(ctx, ours); err == nil {
-		t.Error("silence is taken for an answer")
-	}
-}
-
 // vfkit only warns when it cannot make the socket of the guest's channel, and the machine runs on.
 func TestDialWithoutSocket(t *testing.T) {
 	child, err := vmm.Command{Name: "vfkit", Argv: []string{"/bin/sleep", "60"}}.Start()

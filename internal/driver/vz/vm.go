@@ -195,7 +195,7 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 			return nil, vmm.ErrEnded
 		case vmm.NoSocket(err) && strings.Contains(v.words.String(), notExposed):
 			return nil, machine.Errorf("vmm.api", "start the machine again; look at the VMM's log", "vfkit has not made the socket of the guest's channel: %w", err)
-		case !errors.Is(err, errDeaf) && !vmm.NoSocket(err):
+		case !errors.Is(err, vmm.ErrDeaf) && !vmm.NoSocket(err):
 			return nil, err
 		}
 		switch err := retry.Pause(ctx, v.child.Exited); {
@@ -217,7 +217,7 @@ func (v *vm) dialOnce(ctx context.Context) (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := awaitGuest(ctx, conn); err != nil {
+		if err := vmm.AwaitGuest(ctx, conn); err != nil {
 			return nil, err
 		}
 		v.mu.Lock()

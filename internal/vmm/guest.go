@@ -1,4 +1,4 @@
-package vz
+package vmm
 
 import (
 	"context"
@@ -9,20 +9,22 @@ import (
 	"time"
 )
 
-// errDeaf says that the guest does not listen yet.
-var errDeaf = errors.New("the guest does not listen yet")
+// ErrDeaf says that the guest does not listen yet.
+var ErrDeaf = errors.New("the guest does not listen yet")
 
 // deafTime bounds one question to a guest, which may be lost while it boots.
 const deafTime = 5 * time.Second
 
-// awaitGuest finds out whether the guest listens, and closes the connection.
+// AwaitGuest finds out whether the guest listens behind a connection to the agent's port, and closes
+// the connection.
 //
-// vfkit takes every connection to its socket at once and only then tries the guest; when that does
-// not listen it closes the connection, and when it does, it says nothing (pkg/vf/vsock.go,
-// connectVsock, and tcpproxy's DialProxy). The agent does not speak first either: its protocol is
+// It is for VMMs that take every connection to their socket at once and only then try the guest; when
+// that does not listen they close the connection, and when it does, they say nothing: vfkit
+// (pkg/vf/vsock.go, connectVsock, and tcpproxy's DialProxy) and libkrun
+// (src/devices/src/virtio/vsock/unix.rs). The agent does not speak first either: its protocol is
 // TLS, and we are the client. So it is asked what every TLS server answers, a hello, and its first
 // byte is proof enough. The agent takes it for a caller who hung up.
-func awaitGuest(ctx context.Context, conn net.Conn) error {
+func AwaitGuest(ctx context.Context, conn net.Conn) error {
 	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, deafTime)
 	defer cancel()
@@ -32,7 +34,7 @@ func awaitGuest(ctx context.Context, conn net.Conn) error {
 	if w.seen {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", errDeaf, err)
+	return fmt.Errorf("%w: %w", ErrDeaf, err)
 }
 
 // errSeen ends the handshake.
