@@ -19,7 +19,9 @@ import (
 
 	"github.com/mvmctl/mvmctl/e2e/kvmhost"
 	"github.com/mvmctl/mvmctl/e2e/kvmhost/wire"
+	"github.com/mvmctl/mvmctl/internal/driver/krun"
 	"github.com/mvmctl/mvmctl/internal/kernel"
+	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
 )
 
@@ -64,9 +66,10 @@ func kvmWants(t *testing.T, name string) bool {
 // kvmLab is a KVM host with our programs in it.
 type kvmLab struct {
 	host *kvmhost.Host
-	// Why there is no Firecracker and no jailer; "" where there is.
-	vmm, jailer string
-	questionsID string // of the image with the questions, "" when nobody asks them
+	// Why there is no Firecracker, no jailer and no libkrun; "" where there is.
+	vmm, jailer, noKrun string
+	krun                string // path of libkrun in the host
+	questionsID         string // of the image with the questions, "" when nobody asks them
 }
 
 // The places of things in the host.
@@ -75,6 +78,8 @@ const (
 	kvmJail  = "/usr/local/fc"      // Firecracker with its jailer
 	kvmPlain = "/usr/local/fcplain" // without
 	kvmCache = "/var/cache/mvm"
+	kvmKrun  = "/usr/local/krun"      // libkrun, and in mvm-krun its runner
+	kvmBuilt = "/var/cache/mvm-built" // with a kernel that libkrun can boot
 )
 
 // newKVMLab boots a KVM host.
@@ -99,7 +104,7 @@ func newKVMLab(t *testing.T) *kvmLab {
 	}
 	files[kvmCache+"/kernels/"+filepath.Base(folder)] = folder
 	built := t.TempDir()
-	for _, name := range []string{"qemu", "firecracker"} {
+	for _, name := range []string{"qemu", "firecracker", "krun"} {
 		test := filepath.Join(built, name+".test")
 		build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", test, "../internal/driver/"+name)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -111,6 +116,7 @@ func newKVMLab(t *testing.T) *kvmLab {
 	l := &kvmLab{}
 	l.vmm, l.jailer = addFirecracker(files)
 	l.questionsID = addQuestions(t, files, built)
+	l.krun, l.noKrun = addLibkrun(t, files, kernel.New(p.Cache))
 	begin := time.Now()
 	l.host, err = kvmhost.Start(t.Context(), kvmhost.Options{CacheDir: filepath.Join(p.Cache, "test"), Files: files})
 	if missing, ok := errors.AsType[kvmhost.MissingError](err); ok {
@@ -144,6 +150,39 @@ func addFirecracker(files map[string]string) (vmm, jailer string) {
 	}
 	files[kvmJail+"/jailer"] = beside
 	return "", ""
+}
+
+// addLibkrun puts a libkrun of this machine into the host, its runner and a kernel that it can boot, and
+// says what is missing of it.
+func addLibkrun(t *testing.T, files map[string]string, kernels *kernel.Store) (path, missing string) {
+	t.Helper()
+	library, err := filepath.EvalSymlinks(os.Getenv("MVM_LIBKRUN"))
+	if err != nil || !isFile(library) {
+		return "", "missing: libkrun in MVM_LIBKRUN (scripts/libkrun.sh fetches it)"
+	}
+	all, err := kernels.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fits := krun.New(krun.Options{})
+	i := slices.IndexFunc(all, func(k kernel.Kernel) bool {
+		return fits.SuitsKernel(machine.Kernel{VMLinux: k.VMLinux}) == nil
+	})
+	if i < 0 {
+		return "", "missing: a kernel that libkrun can boot (`mvmctl kernel build` makes one)"
+	}
+	runner := filepath.Join(t.TempDir(), krun.RunnerName)
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", runner, "../cmd/"+krun.RunnerName)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the runner: %v\n%s", err, out)
+	}
+	folder := filepath.Dir(all[i].VMLinux)
+	files[kvmBuilt+"/kernels/"+filepath.Base(folder)] = folder
+	files[kvmKrun+"/"+krun.RunnerName] = runner
+	path = kvmKrun + "/" + filepath.Base(library)
+	files[path] = library
+	return path, ""
 }
 
 // needsLoader reports whether a program is linked dynamically.
@@ -330,6 +369,12 @@ func TestKVMHost(t *testing.T) {
 	})
 	t.Run("jail", l.jail)
 	t.Run("questions", l.questions)
+	t.Run("libkrun", func(t *testing.T) {
+		if l.noKrun != "" {
+			t.Skip(l.noKrun)
+		}
+		l.conform(t, "krun.test", "MVM_LIBKRUN="+l.krun, "MVM_KRUN_RUNNER="+kvmKrun+"/"+krun.RunnerName, "MVM_CACHE_DIR="+kvmBuilt)
+	})
 	t.Run("life", l.life)
 	t.Run("without permission", l.withoutPermission)
 	t.Run("many at once", func(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 )
 
 // formatVersion is part of every cache key; raise it when the layout changes.
-const formatVersion = 1
+const formatVersion = 2
 
 // maxModules is what three digits of load order can count.
 const maxModules = 1000

@@ -11,8 +11,9 @@ const (
 	magic      = "070701" // "newc"
 	headerSize = 110
 	trailer    = "TRAILER!!!"
-	// The archive is padded to whole sectors, as a VMM may hand it to the guest.
-	blockSize = 512
+	// The archive is padded to whole pages: a VMM may put it at the end of the guest's memory, and the
+	// kernel frees it by pages.
+	blockSize = 4096
 
 	maxNameLen = 4096    // PATH_MAX; the kernel refuses longer ones
 	maxEntries = 100_000 // in what we read

@@ -155,8 +155,8 @@ func TestEqualInputGivesEqualBytes(t *testing.T) {
 	if !bytes.Equal(one, two) || filepath.Base(a) != filepath.Base(b) {
 		t.Error("two builds differ")
 	}
-	if len(one)%512 != 0 {
-		t.Errorf("%d bytes are no whole number of sectors", len(one))
+	if len(one)%4096 != 0 {
+		t.Errorf("%d bytes are no whole number of pages", len(one))
 	}
 }
 
