@@ -45,7 +45,8 @@ e2e *ARGS: build
 
 # all tests on a host with real KVM, made for it: half an hour; a part of them:  just kvmhost '^qemu$/life|exec'
 kvmhost TESTS="" *ARGS: build
-    @tests="$1"; shift; MVM_KVMHOST=all go test -count 1 -timeout 100m -v -run "^TestKVMHost\$/$tests" ./e2e "$@"
+    @tests="$1"; shift; MVM_LIBKRUN="${MVM_LIBKRUN:-$(scripts/libkrun.sh || true)}" MVM_KVMHOST=all \
+    go test -count 1 -timeout 100m -v -run "^TestKVMHost\$/$tests" ./e2e "$@"
 
 # fuzz every target, longer than CI does:  just fuzz 1m
 fuzz EACH="20s":
@@ -84,5 +85,6 @@ release-build:
 # run the conformance suite on every backend of this host, and write docs/backends.md
 backends:
     { go test -json -p 1 -count 1 -timeout 40m -run Conformance ./internal/driver/... || true; \
-    MVM_KVMHOST=all go test -json -count 1 -timeout 100m -run '^TestKVMHost$/^(qemu|firecracker.*)$' ./e2e || true; } | \
+    MVM_LIBKRUN="${MVM_LIBKRUN:-$(scripts/libkrun.sh || true)}" MVM_KVMHOST=all \
+    go test -json -count 1 -timeout 100m -run '^TestKVMHost$/^(qemu|firecracker.*|libkrun)$' ./e2e || true; } | \
     go run ./scripts/backends docs/backends.md

@@ -78,7 +78,7 @@ const (
 	kvmJail  = "/usr/local/fc"      // Firecracker with its jailer
 	kvmPlain = "/usr/local/fcplain" // without
 	kvmCache = "/var/cache/mvm"
-	kvmKrun  = "/usr/local/krun"      // libkrun, and in mvm-krun its runner
+	kvmKrun  = "/usr/local/krun"      // libkrun
 	kvmBuilt = "/var/cache/mvm-built" // with a kernel that libkrun can boot
 )
 
@@ -178,8 +178,10 @@ func addLibkrun(t *testing.T, files map[string]string, kernels *kernel.Store) (p
 		t.Fatalf("building the runner: %v\n%s", err, out)
 	}
 	folder := filepath.Dir(all[i].VMLinux)
-	files[kvmBuilt+"/kernels/"+filepath.Base(folder)] = folder
-	files[kvmKrun+"/"+krun.RunnerName] = runner
+	for _, cache := range []string{kvmBuilt, kvmCache} {
+		files[cache+"/kernels/"+filepath.Base(folder)] = folder
+	}
+	files[kvmBin+"/"+krun.RunnerName] = runner // beside mvmctl, which looks for it there when it has none inside
 	path = kvmKrun + "/" + filepath.Base(library)
 	files[path] = library
 	return path, ""
@@ -373,8 +375,9 @@ func TestKVMHost(t *testing.T) {
 		if l.noKrun != "" {
 			t.Skip(l.noKrun)
 		}
-		l.conform(t, "krun.test", "MVM_LIBKRUN="+l.krun, "MVM_KRUN_RUNNER="+kvmKrun+"/"+krun.RunnerName, "MVM_CACHE_DIR="+kvmBuilt)
+		l.conform(t, "krun.test", "MVM_LIBKRUN="+l.krun, "MVM_KRUN_RUNNER="+kvmBin+"/"+krun.RunnerName, "MVM_CACHE_DIR="+kvmBuilt)
 	})
+	t.Run("libkrun life", l.krunLife)
 	t.Run("life", l.life)
 	t.Run("without permission", l.withoutPermission)
 	t.Run("many at once", func(t *testing.T) {
@@ -396,7 +399,12 @@ func needSteady(t *testing.T) {
 // up starts a machine in the host. When its guest is lost the rest of the test is skipped by name.
 func (l *kvmLab) up(t *testing.T, args ...string) {
 	t.Helper()
-	r := l.run(t, 0, nil, append([]string{"mvmctl", "up", "-d"}, args...)...)
+	l.upWith(t, nil, args...)
+}
+
+func (l *kvmLab) upWith(t *testing.T, env []string, args ...string) {
+	t.Helper()
+	r := l.run(t, 0, env, append([]string{"mvmctl", "up", "-d"}, args...)...)
 	switch {
 	case r.code == 0:
 	case strings.Contains(r.stderr, "did not answer within") || strings.Contains(r.stderr, "reset itself while it booted"):
@@ -441,10 +449,44 @@ func (l *kvmLab) life(t *testing.T) {
 	l.noVMM(t)
 }
 
+// krunLife takes a machine of libkrun through its life. The cache's default kernel is not for it.
+func (l *kvmLab) krunLife(t *testing.T) {
+	if l.noKrun != "" {
+		t.Skip(l.noKrun)
+	}
+	env := []string{"MVM_LIBKRUN=" + l.krun}
+	must := func(args ...string) string {
+		t.Helper()
+		r := l.run(t, 0, env, args...)
+		if r.code != 0 {
+			t.Fatalf("%q: %v", args, r)
+		}
+		return r.stdout
+	}
+	begin := time.Now()
+	l.upWith(t, env, "--name", "krun", "--hypervisor", "libkrun", "--require-isolation", "vm", "minimal")
+	t.Logf("up: %v", time.Since(begin).Round(time.Second/10))
+	if out := must("mvmctl", "exec", "krun", "--", "sh", "-c", "echo $((6 * 7)) > /root/f; cat /root/f"); out != "42\n" {
+		t.Errorf("exec: %q", out)
+	}
+	must("mvmctl", "pause", "krun")
+	must("mvmctl", "resume", "krun")
+	must("mvmctl", "down", "krun")
+	l.upWith(t, env, "--name", "krun")
+	if out := must("mvmctl", "exec", "krun", "--", "cat", "/root/f"); out != "42\n" {
+		t.Errorf("after down and up: %q", out)
+	}
+	if doctor := must("mvmctl", "doctor"); !strings.Contains(doctor, "libkrun (1.17.4, kvm, vm), with --hypervisor libkrun") && strings.Contains(l.krun, "1.17.4") {
+		t.Errorf("doctor does not tell of libkrun: %s", doctor)
+	}
+	must("mvmctl", "rm", "--force", "krun")
+	l.noVMM(t)
+}
+
 // noVMM fails the test when a VMM or a supervisor runs in the host.
 func (l *kvmLab) noVMM(t *testing.T) {
 	t.Helper()
-	if r := l.run(t, 0, nil, "sh", "-c", "ps | grep -E '[q]emu-system|[f]irecracker|[m]vmctl supervise'"); r.stdout != "" {
+	if r := l.run(t, 0, nil, "sh", "-c", "ps | grep -E '[q]emu-system|[f]irecracker|[m]vm-krun|[m]vmctl supervise'"); r.stdout != "" {
 		t.Errorf("left in the host: %s", r.stdout)
 	}
 }

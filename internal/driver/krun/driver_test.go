@@ -187,7 +187,7 @@ func TestWhatTheRunnerGets(t *testing.T) {
 	if !ok || e.Code != "boot.vmm_died" || !strings.Contains(e.Message, "exit code 3") {
 		t.Fatalf("%v", err)
 	}
-	for _, want := range append([]string{`"library":"/usr/lib64/libkrun.so.1.17.4"`, b.Kernel.VMLinux + "\n" + b.Initrd + "\n" + b.Disks[0].Path + "\n" + b.Disks[1].Path}) {
+	for _, want := range []string{`"library":"/usr/lib64/libkrun.so.1.17.4"`, b.Kernel.VMLinux + "\n" + b.Initrd + "\n" + b.Disks[0].Path + "\n" + b.Disks[1].Path} {
 		if !strings.Contains(e.Detail, want) {
 			t.Errorf("no %s in %s", want, e.Detail)
 		}

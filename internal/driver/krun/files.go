@@ -69,7 +69,7 @@ func checkKernel(f *os.File, arch string) error {
 	}
 	found, err := contains(io.NewSectionReader(f, 0, info.Size()), []byte(mmioParameter))
 	if err == nil && !found {
-		err = machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel build`, and give the id that it prints with --kernel; or use another --hypervisor",
+		err = machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel build`: what it makes is used where no --kernel is given; or use another --hypervisor",
 			"%s cannot be booted: libkrun tells the kernel of its devices on the command line, which this one does not read (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES)", f.Name())
 	}
 	return err

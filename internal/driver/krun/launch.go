@@ -178,7 +178,7 @@ func explain(b machine.Boot, end, words string) *machine.Error {
 		return machine.Errorf("limit.memory", "use a smaller --memory, or stop other machines",
 			"this host cannot give the machine %s of memory: %s", machine.FormatSize(b.MemoryBytes), last)
 	case says("ElfLoadKernel", "krun_set_kernel"):
-		return machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel build`, and give the id that it prints with --kernel", "libkrun does not take the kernel: %s", last)
+		return machine.Errorf("boot.kernel_invalid", "run `mvmctl kernel build`, or give another with --kernel", "libkrun does not take the kernel: %s", last)
 	case says("krun_add_disk", "virtio-blk"):
 		return machine.Errorf("disk.unusable", "look at the file's owner and mode", "libkrun does not take a disk: %s", last)
 	case says("KvmContext", "Kvm", "kvm"):

@@ -23,7 +23,7 @@ const soname = "libkrun.so.1"
 // opens network connections of the host.
 const floor = "1.17.0"
 
-const installRemedy = "install libkrun " + floor + " or newer: `sudo dnf install libkrun` or `sudo apt install libkrun1` where the distribution has it, else `brew install libkrun`; MVM_LIBKRUN names one of your own"
+const installRemedy = "install libkrun " + floor + " or newer, from the distribution (Fedora: `sudo dnf install libkrun`) or from https://github.com/containers/libkrun; MVM_LIBKRUN names one of your own"
 
 // library is a libkrun.
 type library struct {
