@@ -278,3 +278,31 @@ func BenchmarkExtractAgain(b *testing.B) {
 		}
 	}
 }
+
+// A program of the host's beside the agent: dynamically linked or not, it is used as it is.
+func TestHelper(t *testing.T) {
+	helper := []byte("a program of the host")
+	files := embedding(t, helper)
+	files["bin/amd64/mvm-x.gz"], files["bin/amd64/mvm-x.sha256"] = files["bin/amd64/mvm-agent.gz"], files["bin/amd64/mvm-agent.sha256"]
+	cache := t.TempDir()
+	path, digest, err := source{files: files, arch: "amd64", helper: "mvm-x"}.extract(context.Background(), cache, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFile(t, path, digest, helper)
+	if want := filepath.Join(cache, "agents", digest, "mvm-x"); path != want {
+		t.Errorf("path %s, want %s", path, want)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "mvm-x"), program(t, 62, 3), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path, digest, err = source{files: notEmbedded, arch: "amd64", executable: filepath.Join(dir, "mvmctl"), helper: "mvm-x"}.extract(context.Background(), cache, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFile(t, path, digest, program(t, 62, 3))
+	if _, err := Helper(context.Background(), cache, "mvm-none"); machine.CodeOf(err) != "helper.missing" {
+		t.Errorf("%v, want helper.missing", err)
+	}
+}
