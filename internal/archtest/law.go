@@ -155,6 +155,8 @@ func bannedImports() []importBan {
 		{"expvar", "", "it registers handlers on a global mux from init"},
 		{"plugin", "", "it needs cgo; all our builds have CGO_ENABLED=0"},
 		{"C", "", "all our builds have CGO_ENABLED=0"},
+		{"github.com/ebitengine/purego", sideHost, "who imports it is linked dynamically, and mvmctl is not; only cmd/mvm-krun is"},
+		{"github.com/ebitengine/purego", sideGuest, "the agent is the first program of a guest and finds no loader there"},
 		{"github.com/spf13/cobra", sideGuest, "the agent has no command line to speak of and must stay small"},
 		{"github.com/pelletier/", sideGuest, "the guest is configured by the JSON on its config drive"},
 	}
