@@ -91,6 +91,21 @@ func (a *app) completeImages(cmd *cobra.Command, args []string, prefix string) (
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeBackends completes what --hypervisor takes, whether it can be used here or not.
+func (a *app) completeBackends(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	eng, err := a.settledEngine()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	for _, n := range append([]string{"auto"}, eng.BackendNames()...) {
+		if strings.HasPrefix(n, prefix) {
+			out = append(out, n)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
 // completeVolumes completes volumes' names.
 func (a *app) completeVolumes(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	var out []string

@@ -56,6 +56,7 @@ type kernels interface {
 type assets interface {
 	Images(ctx context.Context) ([]engine.ImageInfo, error)
 	Backends(ctx context.Context) []engine.Backend
+	BackendNames() []string
 	InstallBackend(ctx context.Context, name string) error
 }
 

@@ -167,6 +167,14 @@ func (s *scripted) InstallBackend(context.Context, string) error { return nil }
 
 func (s *scripted) Backends(context.Context) []engine.Backend { return s.backends }
 
+func (s *scripted) BackendNames() []string {
+	var out []string
+	for _, b := range s.backends {
+		out = append(out, b.Name)
+	}
+	return out
+}
+
 var _ Engine = (*scripted)(nil)
 
 // call is one command line and what it met.

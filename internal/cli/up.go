@@ -68,6 +68,7 @@ Starting a machine that runs already as asked is no error.`,
 		ValidArgsFunction: a.completeImages,
 	}
 	o.flags(cmd)
+	_ = cmd.RegisterFlagCompletionFunc("hypervisor", a.completeBackends)
 	return cmd
 }
 

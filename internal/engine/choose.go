@@ -141,6 +141,15 @@ func (e *Engine) candidates(want string) ([]driver.Driver, error) {
 	return auto, nil
 }
 
+// BackendNames returns the names that --hypervisor takes, the preferred first. It probes nothing.
+func (e *Engine) BackendNames() []string {
+	var out []string
+	for _, d := range e.Drivers {
+		out = append(out, d.Name())
+	}
+	return out
+}
+
 // Backends asks every driver whether it can run here, and marks the one that `up` would use and
 // those that it would use before that one. It may take some seconds the first time.
 func (e *Engine) Backends(ctx context.Context) []Backend {
