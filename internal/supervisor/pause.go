@@ -12,18 +12,20 @@ import (
 const pauseTimeout = 15 * time.Second
 
 // Pause implements control.Supervisor. A pause that fails half-way is taken back: nobody would know
-// of a guest that stands still.
-func (s *supervisor) Pause(ctx context.Context) error {
+// of a guest that stands still. A forced stop waits for none of it.
+func (s *supervisor) Pause(context.Context) error {
 	s.pausing.Lock()
 	defer s.pausing.Unlock()
 	p, err := s.pauser()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseTimeout)
+	ctx, cancel := s.untilForced(pauseTimeout)
 	defer cancel()
 	if err := p.Pause(ctx); err != nil {
-		s.resumeNow(p, pauseTimeout)
+		if !s.forced() { // else it is about to be killed, whatever it does
+			s.resumeNow(p)
+		}
 		return s.pauseError("paused", err)
 	}
 	s.turn(machine.StateRunning, machine.StatePaused)
@@ -32,14 +34,14 @@ func (s *supervisor) Pause(ctx context.Context) error {
 
 // Resume implements control.Supervisor. The VMM is told whatever the state says: somebody else may
 // have paused the guest.
-func (s *supervisor) Resume(ctx context.Context) error {
+func (s *supervisor) Resume(context.Context) error {
 	s.pausing.Lock()
 	defer s.pausing.Unlock()
 	p, err := s.pauser()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseTimeout)
+	ctx, cancel := s.untilForced(pauseTimeout)
 	defer cancel()
 	if err := p.Resume(ctx); err != nil {
 		return s.pauseError("resumed", err)
@@ -58,7 +60,7 @@ func (s *supervisor) pauser() (driver.Pauser, error) {
 	case machine.StateStarting:
 		return nil, machine.Errorf("machine.starting", "wait until `mvmctl ls` shows it running", "machine %q is still starting", b.Name)
 	default:
-		return nil, machine.Errorf("machine.not_running", "mvmctl up --name "+b.Name+" -d starts it", "machine %q is not running", b.Name)
+		return nil, notRunning(b.Name)
 	}
 	p, ok := s.vm.(driver.Pauser)
 	if !ok {
@@ -67,8 +69,25 @@ func (s *supervisor) pauser() (driver.Pauser, error) {
 	return p, nil
 }
 
+func notRunning(name string) error {
+	return machine.Errorf("machine.not_running", "mvmctl up --name "+name+" -d starts it", "machine %q is not running", name)
+}
+
+// forced reports whether a forced stop was asked for.
+func (s *supervisor) forced() bool {
+	select {
+	case <-s.killNow:
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *supervisor) pauseError(what string, err error) error {
-	if machine.CodeOf(err) != "" {
+	switch {
+	case s.forced():
+		return notRunning(s.opts.Request.Boot.Name)
+	case machine.CodeOf(err) != "":
 		return err
 	}
 	return machine.Errorf("vmm.api", "look at `mvmctl logs --source vmm`", "the machine could not be %s: %w", what, err)
@@ -83,10 +102,28 @@ func (s *supervisor) turn(from, to machine.State) {
 	})
 }
 
-// resumeNow lets a guest go on as well as that is possible.
-func (s *supervisor) resumeNow(p driver.Pauser, limit time.Duration) {
+// untilForced is the context of what is asked of the VMM: it outlives the command that asks, and a
+// forced stop ends it, which is not to wait for a VMM that does not answer.
+func (s *supervisor) untilForced(limit time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	go func() {
+		select {
+		case <-s.killNow:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// resumeNow lets a guest go on as well as that is possible.
+func (s *supervisor) resumeNow(p driver.Pauser) {
+	ctx, cancel := s.untilForced(pauseTimeout)
 	defer cancel()
+	s.goOn(ctx, p)
+}
+
+func (s *supervisor) goOn(ctx context.Context, p driver.Pauser) {
 	if err := p.Resume(ctx); err != nil {
 		s.opts.Log.Warn("letting the guest go on", "error", err)
 	}
@@ -105,8 +142,10 @@ func (s *supervisor) stopPausing(force bool) {
 	switch {
 	case !ok || !paused:
 	case !force:
-		s.resumeNow(p, pauseTimeout)
+		s.resumeNow(p)
 	case s.hasVolumes(): // it is to write to them; see flush
-		s.resumeNow(p, flushTime)
+		ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+		defer cancel()
+		s.goOn(ctx, p)
 	}
 }

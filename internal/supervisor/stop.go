@@ -144,10 +144,8 @@ func (g *guest) shutdown(ctx context.Context, grace time.Duration) error {
 // resort before the kill, for a guest with a listener of its own; a VMM that stands still does
 // not even take it.
 func (s *supervisor) pressButton(vm driver.VM, gone chan error, d time.Duration) bool {
-	select {
-	case <-s.killNow:
+	if s.forced() {
 		return false
-	default:
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
