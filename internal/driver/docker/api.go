@@ -32,14 +32,15 @@ const (
 
 // Bounds of what an engine may send and how long it may take.
 const (
-	maxAnswer    = 8 << 20
-	maxSaid      = 64 << 10         // of an error's answer
-	pingTimeout  = 10 * time.Second // whether it is there at all
-	callTimeout  = 30 * time.Second // a question
-	stallTimeout = 5 * time.Minute  // between two bytes of a stream: some storage drivers copy all of an image at its end
-	workTimeout  = 5 * time.Minute  // making a container: some storage drivers copy all of the image
-	dialTimeout  = 10 * time.Second // the socket is of this host
-	longMessage  = 400              // of the engine's words in an error
+	maxAnswer     = 8 << 20
+	maxSaid       = 64 << 10         // of an error's answer
+	pingTimeout   = 10 * time.Second // whether it is there at all
+	callTimeout   = 30 * time.Second // a question
+	stallTimeout  = 5 * time.Minute  // between two bytes of a stream: some storage drivers copy all of an image at its end
+	workTimeout   = 5 * time.Minute  // making a container: some storage drivers copy all of the image
+	unmakeTimeout = 30 * time.Second // removing what a failed start made
+	dialTimeout   = 10 * time.Second // the socket is of this host
+	longMessage   = 400              // of the engine's words in an error
 )
 
 // statusError is an answer of the engine that is no success.

@@ -257,11 +257,21 @@ func (c *client) create(ctx context.Context, b machine.Boot, p prepared) (string
 		err = note(b.Dir, made.ID, c.socket)
 	}
 	if err != nil {
-		_ = c.remove(ctx, name) // it may have been made while we stopped listening
-		_ = os.Remove(filepath.Join(b.Dir, marker))
+		_ = c.unmake(ctx, b) // it may have been made while we stopped listening
 		return "", err
 	}
 	return made.ID, nil
+}
+
+// unmake removes the container that a failed start made. One that cannot be removed stays noted, as
+// one that was being made: the next start finds it, or whoever deletes the machine.
+func (c *client) unmake(ctx context.Context, b machine.Boot) error {
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), unmakeTimeout)
+	defer cancel()
+	if err := c.removeMachine(clean, b.ID); err != nil {
+		return errors.Join(err, note(b.Dir, making, c.socket))
+	}
+	return os.Remove(filepath.Join(b.Dir, marker))
 }
 
 // reuse makes a container of an earlier start ready for the next: not running, and with the limits
@@ -343,9 +353,8 @@ func (c *client) kill(ctx context.Context, id, signal string) error {
 	return engineError(ctx, "signalling the container", err)
 }
 
-// remove deletes a container with all that it holds, whatever it does. It works after ctx has ended.
+// remove deletes a container with all that it holds, whatever it does.
 func (c *client) remove(ctx context.Context, id string) error {
-	ctx = context.WithoutCancel(ctx)
 	err := c.call(ctx, workTimeout, http.MethodDelete, "/containers/"+id, url.Values{"force": {"1"}, "v": {"1"}}, nil, nil)
 	if err == nil || isStatus(err, http.StatusNotFound) {
 		return nil

@@ -118,7 +118,7 @@ func (c *client) start(ctx context.Context, b machine.Boot, root *os.File, p pre
 	_, err := os.Lstat(ownDir(b))
 	known := err == nil
 	fail := func(err error) (driver.VM, error) {
-		if !known {
+		if _, left := os.Lstat(filepath.Join(b.Dir, marker)); !known && left != nil {
 			_ = os.RemoveAll(ownDir(b))
 		}
 		return nil, err
@@ -150,8 +150,7 @@ func (c *client) start(ctx context.Context, b machine.Boot, root *os.File, p pre
 	} else {
 		over()
 		if fresh {
-			err = errors.Join(err, c.remove(ctx, id))
-			_ = os.Remove(filepath.Join(b.Dir, marker))
+			err = errors.Join(err, c.unmake(ctx, b))
 		}
 		return fail(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -15,8 +16,12 @@ import (
 var _ driver.Forgetter = (*Driver)(nil)
 
 // leftoverFolder, in the state folder, has a note for each container whose machine was deleted
-// while its engine did not answer: called by the machine's ID, with the content of a marker.
-const leftoverFolder = "docker-leftovers"
+// while its engine did not answer: called by the machine's ID, with the content of a marker. So it
+// has for each volume whose making failed and that may be there, called by the prefix and its ID.
+const (
+	leftoverFolder = "docker-leftovers"
+	leftVolume     = "volume-"
+)
 
 func (d *Driver) leftovers() string { return filepath.Join(d.opts.StateDir, leftoverFolder) }
 
@@ -26,14 +31,39 @@ func (d *Driver) Forget(id, dir string) error {
 	if err != nil || socket == "" || d.opts.StateDir == "" || !machine.ValidID(id) {
 		return err
 	}
-	if err := os.MkdirAll(d.leftovers(), 0o700); err != nil {
-		return machine.Errorf("state.readonly", "make the state folder writable", "noting a container that is to be deleted: %w", err)
-	}
-	return writeMarker(filepath.Join(d.leftovers(), id), making, socket)
+	return d.leave(id, socket)
 }
 
-// clearLeftovers deletes what machines left with this engine that were deleted without it. What
-// cannot be deleted now stays noted.
+// leave notes what is to be deleted.
+func (d *Driver) leave(name, socket string) error {
+	if err := os.MkdirAll(d.leftovers(), 0o700); err != nil {
+		return machine.Errorf("state.readonly", "make the state folder writable", "noting what is to be deleted from the Docker engine: %w", err)
+	}
+	return writeMarker(filepath.Join(d.leftovers(), name), making, socket)
+}
+
+// leaveVolume notes a volume that an engine may have made, or may make yet, and that nobody knows of.
+func (d *Driver) leaveVolume(id, socket string) error {
+	if d.opts.StateDir == "" || !machine.ValidID(id) {
+		return nil
+	}
+	return d.leave(leftVolume+id, socket)
+}
+
+// keepsVolume takes such a note back, before the volume is made after all.
+func (d *Driver) keepsVolume(id string) error {
+	if d.opts.StateDir == "" || !machine.ValidID(id) {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(d.leftovers(), leftVolume+id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return machine.Errorf("state.readonly", "make the state folder writable", "a volume that was to be deleted is wanted: %w", err)
+	}
+	_ = os.Remove(d.leftovers()) // when it is empty
+	return nil
+}
+
+// clearLeftovers deletes what machines left with this engine that were deleted without it, and
+// volumes that came to be when nobody waited any more. What cannot be deleted now stays noted.
 func (d *Driver) clearLeftovers(ctx context.Context, c *client) {
 	if d.opts.StateDir == "" {
 		return
@@ -47,10 +77,16 @@ func (d *Driver) clearLeftovers(ctx context.Context, c *client) {
 	for _, n := range notes {
 		note := filepath.Join(d.leftovers(), n.Name())
 		socket, _, err := readMarker(note)
-		if err != nil || socket != c.socket || !machine.ValidID(n.Name()) {
+		id, volume := strings.CutPrefix(n.Name(), leftVolume)
+		if err != nil || socket != c.socket || !machine.ValidID(id) {
 			continue
 		}
-		if c.removeMachine(ctx, n.Name()) == nil {
+		if volume {
+			err = c.dropVolume(ctx, id)
+		} else {
+			err = c.removeMachine(ctx, id)
+		}
+		if err == nil {
 			_ = os.Remove(note)
 		}
 	}

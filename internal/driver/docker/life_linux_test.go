@@ -17,6 +17,7 @@ import (
 
 	"github.com/mvmctl/mvmctl/internal/agentclient"
 	"github.com/mvmctl/mvmctl/internal/agentproto"
+	"github.com/mvmctl/mvmctl/internal/disk"
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
@@ -341,6 +342,30 @@ func TestMemory(t *testing.T) {
 	}
 	if got := g.sh(c, "echo alive"); got != "alive" {
 		t.Errorf("afterwards: %q", got)
+	}
+}
+
+// TestSecretsOfAnotherSession: the folder in which a machine's secrets are while it runs is that of a
+// login session, and the next start may be from a session of another kind.
+func TestSecretsOfAnotherSession(t *testing.T) {
+	e := startEngine(t)
+	g := newGuest(t, e.driver(), makeAssets(t))
+	drive := filepath.Join(t.TempDir(), "secret.img")
+	g.boot.Disks = append(g.boot.Disks, machine.Disk{Role: machine.RoleOfVolume(0), Path: drive, ReadOnly: true})
+	g.mounts = []agentproto.Mount{{Serial: machine.Disk{Role: machine.RoleOfVolume(0)}.Serial(), Path: "/run/keys/key", Entry: "file", ReadOnly: true, Memory: true}}
+	for _, key := range []string{"one", "two"} {
+		if err := disk.CreateDrive(drive, "mvm-volume", 0, []disk.File{{Path: "file", Mode: 0o400, Data: []byte(key)}}); err != nil {
+			t.Fatal(err)
+		}
+		g.boot.RuntimeDir = t.TempDir()
+		g.mustStart()
+		if got := g.sh(g.connect(), "cat /run/keys/key"); got != key {
+			t.Errorf("the secret is %q, want %q", got, key)
+		}
+		g.kill()
+		if left, err := os.ReadDir(filepath.Join(g.boot.RuntimeDir, "docker")); len(left) != 0 {
+			t.Errorf("left after the end: %v, %v", left, err)
+		}
 	}
 }
 

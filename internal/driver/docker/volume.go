@@ -1,12 +1,14 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -36,24 +38,26 @@ func (d *Driver) KeepVolume(ctx context.Context, v driver.Volume) (at string, si
 	if err != nil {
 		return "", 0, err
 	}
+	if err := d.keepsVolume(v.ID); err != nil { // of an earlier try
+		return "", 0, err
+	}
+	d.clearLeftovers(ctx, c)
 	in := map[string]any{"Name": volumeName(v.ID), "Driver": "local", "Labels": map[string]string{labelVolume: v.ID, labelName: v.Name}}
 	if err := c.post(ctx, "/volumes/create", nil, in, nil); err != nil {
 		err = engineError(ctx, "making a volume", err)
-		return "", 0, errors.Join(err, c.dropVolume(ctx, v.ID)) // it may have been made while we stopped listening
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+		defer cancel()
+		if c.dropVolume(clean, v.ID) != nil { // it may have been made while we stopped listening, or be made yet
+			err = errors.Join(err, d.leaveVolume(v.ID, c.socket))
+		}
+		return "", 0, err
 	}
 	return c.socket, 0, nil
 }
 
 // DropVolume implements driver.VolumeKeeper.
 func (d *Driver) DropVolume(ctx context.Context, id, at string) error {
-	socket, err := at, error(nil)
-	if socket == "" {
-		socket, err = findSocket(d.opts.Getenv)
-	}
-	if err != nil {
-		return err
-	}
-	c, err := connect(ctx, socket)
+	c, err := d.volumeEngine(ctx, id, at)
 	if err != nil {
 		return err
 	}
@@ -61,9 +65,41 @@ func (d *Driver) DropVolume(ctx context.Context, id, at string) error {
 	return c.dropVolume(ctx, id)
 }
 
-// dropVolume works after ctx has ended.
+// volumeEngine connects to the engine that has a volume: the one at the socket at, or when nothing
+// answers there the one that the user has chosen, if the volume shows that it is the same one.
+func (d *Driver) volumeEngine(ctx context.Context, id, at string) (*client, error) {
+	if at == "" {
+		return d.client(ctx, "")
+	}
+	c, err := connect(ctx, at)
+	if machine.CodeOf(err) != "backend.missing" {
+		return c, err
+	}
+	chosen, ferr := d.client(ctx, "")
+	if ferr == nil && chosen.socket != at {
+		has, herr := chosen.hasVolume(ctx, id)
+		if has {
+			return chosen, nil
+		}
+		if herr != nil {
+			err = errors.Join(err, engineError(ctx, "looking for the volume at "+chosen.socket, herr))
+		}
+	}
+	return nil, driver.Unavailable("backend.missing", remedyStart+"; one that has moved is found through DOCKER_HOST or the docker context", "the volume is with an engine that is not there: %w", err)
+}
+
+// hasVolume reports whether the engine has a volume of ours.
+func (c *client) hasVolume(ctx context.Context, id string) (bool, error) {
+	var have struct{ Labels map[string]string }
+	err := c.get(ctx, "/volumes/"+volumeName(id), nil, &have)
+	if isStatus(err, http.StatusNotFound) {
+		return false, nil
+	}
+	return err == nil && have.Labels[labelVolume] == id, err
+}
+
+// dropVolume deletes a volume. It is success when there is none.
 func (c *client) dropVolume(ctx context.Context, id string) error {
-	ctx = context.WithoutCancel(ctx)
 	err := c.call(ctx, callTimeout, http.MethodDelete, "/volumes/"+volumeName(id), nil, nil, nil)
 	switch {
 	case err == nil, isStatus(err, http.StatusNotFound):
@@ -78,16 +114,15 @@ func (c *client) dropVolume(ctx context.Context, id string) error {
 // findVolume refuses a volume that the engine does not have: making an empty one in its place would
 // hide that the data is elsewhere, or lost.
 func (c *client) findVolume(ctx context.Context, m agentproto.Mount, id string) error {
-	var have struct{ Labels map[string]string }
-	err := c.get(ctx, "/volumes/"+volumeName(id), nil, &have)
+	has, err := c.hasVolume(ctx, id)
 	switch {
-	case err == nil && have.Labels[labelVolume] == id:
-		return nil
-	case err == nil, isStatus(err, http.StatusNotFound):
+	case err != nil:
+		return engineError(ctx, "looking for a volume", err)
+	case !has:
 		return machine.Errorf("volume.gone", remedyEngine+"; if somebody deleted it, `mvmctl volume rm` forgets it",
 			"the volume for %s is not with the Docker engine at %s: there is no %s", m.Path, c.socket, volumeName(id))
 	}
-	return engineError(ctx, "looking for a volume", err)
+	return nil
 }
 
 // attachment is a volume of a machine that starts.
@@ -95,6 +130,21 @@ type attachment struct {
 	disk  machine.Disk
 	mount agentproto.Mount
 	copy  string // folder into which its image is unpacked, "" for a volume that the engine keeps
+	link  string // what leads to copy from where the container looks for it, "" when it looks there
+}
+
+// at is where the container looks for what was copied in.
+func (a attachment) at() string { return cmp.Or(a.link, a.copy) }
+
+// place makes the link.
+func (a attachment) place() error {
+	if a.link == "" {
+		return nil
+	}
+	if err := os.Remove(a.link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(a.copy, a.link)
 }
 
 // attachments puts the machine's disks and what its configuration says of them together.
@@ -116,6 +166,7 @@ func attachments(b machine.Boot, mounts []agentproto.Mount) ([]attachment, error
 		case a.mount.Keep:
 		case a.mount.Memory: // the folder for sockets is in memory on usual hosts, and goes with the machine on all
 			a.copy = filepath.Join(b.RuntimeDir, ownFolder, string(d.Role))
+			a.link = filepath.Join(ownDir(b), string(d.Role)+".memory") // a session of another kind has another such folder
 		default:
 			a.copy = filepath.Join(ownDir(b), string(d.Role))
 		}
@@ -133,7 +184,7 @@ func (p prepared) mounts() []mount {
 			m.Type, m.Source = "volume", volumeName(a.disk.Kept)
 			m.VolumeOptions = &volumeOptions{NoCopy: a.mount.ReadOnly} // else what the image has there fills an empty one
 		} else {
-			m.Type, m.Source, m.ReadOnly = "bind", filepath.Join(a.copy, a.mount.Entry), true
+			m.Type, m.Source, m.ReadOnly = "bind", filepath.Join(a.at(), a.mount.Entry), true
 		}
 		out = append(out, m)
 	}
@@ -173,7 +224,11 @@ func (c *client) prepareVolumes(ctx context.Context, p prepared) (held []*os.Fil
 			}
 			continue
 		}
-		if err := unpackImage(ctx, a.disk.Path, a.copy); err != nil {
+		err := unpackImage(ctx, a.disk.Path, a.copy)
+		if err == nil {
+			err = a.place()
+		}
+		if err != nil {
 			return held, fmt.Errorf("copying in what is for %s: %w", a.mount.Path, err)
 		}
 	}
@@ -215,6 +270,9 @@ func (p prepared) forgetCopies() {
 	for _, a := range p.volumes {
 		if a.copy != "" {
 			_ = os.RemoveAll(a.copy)
+		}
+		if a.link != "" {
+			_ = os.Remove(a.link)
 		}
 	}
 }
