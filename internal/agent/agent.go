@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -91,6 +92,7 @@ type Agent struct {
 	stop        sync.Once
 	greeted     sync.Once
 	stopped     chan struct{} // closed when PowerOff has been called
+	run         func() string // says which run of the agent this is
 }
 
 // New returns an agent that does nothing until Serve.
@@ -106,6 +108,7 @@ func New(o Options) *Agent {
 		stopping: make(chan struct{}),
 		stopped:  make(chan struct{}),
 		heard:    make(chan struct{}),
+		run:      sync.OnceValue(rand.Text), // not now: a guest that has just booted may have no randomness yet
 	}
 	a.buffers.New = func() any { b := make([]byte, outputChunk); return &b }
 	a.phase.Store("booting")

@@ -151,7 +151,7 @@ func (h *hostConn) hello(w http.ResponseWriter, r *http.Request) {
 	c := a.opts.Config
 	mine := agentproto.Hello{
 		Protocol: agentproto.Version, MachineID: c.MachineID, Generation: c.Generation,
-		Build: a.opts.Build, Time: time.Now().UTC(), MainError: a.main.failure(),
+		Build: a.opts.Build, Time: time.Now().UTC(), MainError: a.main.failure(), Run: a.run(),
 	}
 	switch {
 	case in.Protocol != agentproto.Version:

@@ -34,6 +34,7 @@ type Hello struct {
 	Build      string    `json:"build"`                // version of the program that speaks
 	Time       time.Time `json:"time,omitzero"`        // the sender's wall clock; the agent sets its own from the host's
 	MainError  *Error    `json:"main_error,omitempty"` // the agent's: why the main program could not be started
+	Run        string    `json:"run,omitempty"`        // the agent's: tells one run of it from the next, and so one boot from the next
 }
 
 // Status is what the agent knows about the guest.

@@ -24,6 +24,8 @@ type guest struct {
 	onExit  func(code int) // the main program ended
 	logFile io.Writer      // JSON lines of agentproto.LogEntry
 
+	rebooted chan struct{} // closed when the guest has booted again by itself
+
 	mu       sync.Mutex
 	client   *agentclient.Client
 	changed  chan struct{} // closed when client changes, and replaced
@@ -41,7 +43,7 @@ type guest struct {
 func newGuest(o Options, vm driver.VM, logFile io.Writer, onExit func(int)) *guest {
 	idle := make(chan struct{})
 	close(idle)
-	return &guest{opts: o, vm: vm, onExit: onExit, logFile: logFile, mainIdle: idle, logged: make(chan struct{}), changed: make(chan struct{})}
+	return &guest{opts: o, vm: vm, onExit: onExit, logFile: logFile, mainIdle: idle, rebooted: make(chan struct{}), logged: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // connect makes the first connection. It tries again while the guest's end is not sane yet,
@@ -93,9 +95,11 @@ func (g *guest) connectOnce(ctx context.Context) (*agentclient.Client, error) {
 	return c, nil
 }
 
-// keep pumps the connection and makes it again when it breaks, until ctx ends.
+// keep pumps the connection and makes it again when it breaks, until ctx ends or the guest turns out
+// to have booted again.
 func (g *guest) keep(ctx context.Context, c *agentclient.Client) {
 	pause := reconnectPause
+	run := c.Hello().Run
 	for ctx.Err() == nil {
 		began := time.Now()
 		g.pump(ctx, c)
@@ -117,6 +121,12 @@ func (g *guest) keep(ctx context.Context, c *agentclient.Client) {
 		next, err := g.connect(ctx)
 		if err != nil {
 			g.opts.Log.Warn("no agent connection", "error", err)
+			return
+		}
+		if next.Hello().Run != run {
+			_ = next.Close()
+			g.use(nil)
+			close(g.rebooted)
 			return
 		}
 		c = next

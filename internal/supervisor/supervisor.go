@@ -161,7 +161,13 @@ func (s *supervisor) untilEnd(ctx context.Context, vm driver.VM, gone chan error
 	s.tell(Event{Type: EventReady, Status: &status})
 	s.closeEvents()
 
+	var rebooted chan struct{}
+	if s.guest != nil {
+		rebooted = s.guest.rebooted
+	}
 	select {
+	case <-rebooted:
+		return s.bootedAgain(vm, gone)
 	case err := <-gone:
 		return s.endedByItself(err)
 	case req := <-s.stopping:
@@ -169,6 +175,16 @@ func (s *supervisor) untilEnd(ctx context.Context, vm driver.VM, gone chan error
 	case <-ctx.Done():
 		return s.stop(vm, gone, control.StopRequest{GraceMS: defaultGrace.Milliseconds()})
 	}
+}
+
+// bootedAgain ends a machine whose guest has booted by itself in a VMM that goes on over a reset, as a
+// reboot or a panic of its kernel brings about: with the others it has ended by then.
+func (s *supervisor) bootedAgain(vm driver.VM, gone chan error) error {
+	if err := vm.Kill(); err != nil {
+		return fmt.Errorf("killing the VMM: %w", err)
+	}
+	s.ended(<-gone)
+	return s.withConsole(machine.Errorf("guest.rebooted", "`mvmctl up` starts it again; "+printedBelow, "the guest booted again by itself, after a reboot or a panic of its kernel"))
 }
 
 func (s *supervisor) bootTimeout() time.Duration {

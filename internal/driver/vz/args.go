@@ -78,9 +78,9 @@ func kernelWords() []string {
 	return []string{
 		"console=hvc0", // the only console that the framework has
 		"quiet",        // each console byte is an exit; errors and panics are printed all the same
-		// A panic halts the guest and the driver ends it: whether a reset ends the machine or boots
-		// it again is the framework's affair and not documented.
-		"panic=0",
+		// Reset at once. Whether that ends the machine or boots it again is the framework's affair and
+		// not documented; a guest that boots again is noticed by whoever speaks with its agent.
+		"panic=-1",
 	}
 }
 

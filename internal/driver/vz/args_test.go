@@ -79,7 +79,7 @@ func checkMeaning(t *testing.T, b machine.Boot, args []string) {
 	if d := cmp.Diff(want, c, cmp.AllowUnexported(vfkitArgs{}, vfkitDisk{})); d != "" {
 		t.Errorf("what vfkit reads (-want +got):\n%s", d)
 	}
-	if !strings.HasPrefix(c.cmdline, "console=hvc0 quiet panic=0") {
+	if !strings.HasPrefix(c.cmdline, "console=hvc0 quiet panic=-1") {
 		t.Errorf("kernel command line %q", c.cmdline)
 	}
 }

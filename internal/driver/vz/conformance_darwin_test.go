@@ -15,7 +15,7 @@ func TestConformance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it boots some forty guests")
 	}
-	drivertest.Run(t, drivertest.Harness{SeesPanic: true, New: func(t testing.TB, a drivertest.Assets) driver.Driver {
+	drivertest.Run(t, drivertest.Harness{New: func(t testing.TB, a drivertest.Assets) driver.Driver {
 		return New(Options{Binary: os.Getenv("MVM_VFKIT"), CacheDir: a.Cache, BootProbe: func(context.Context) (vmm.ProbeAssets, error) {
 			a := a.WithKernel(t)
 			return vmm.ProbeAssets{Kernel: a.Kernel, Initrd: a.Initrd}, nil

@@ -3,6 +3,7 @@ package vz
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -221,5 +222,35 @@ func TestDialWithoutSocket(t *testing.T) {
 	}
 	if _, err := v.Dial(t.Context(), driver.AgentPort+1); !errors.Is(err, driver.ErrNoSuchPort) {
 		t.Errorf("another port: %v", err)
+	}
+}
+
+// TestConsoleIsNoCommand: whoever may write to a guest's console can print what a panic looks like. It
+// explains an end, and brings none about.
+func TestConsoleIsNoCommand(t *testing.T) {
+	t.Parallel()
+	v := newVM(socketsIn(t.TempDir()), driver.Output{}, slog.New(slog.DiscardHandler))
+	if err := v.start("/bin/sleep", []string{"60"}); err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.readConsole(r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.WriteString("[ 1.0] Kernel panic - not syncing: said a user\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	select {
+	case <-v.child.Exited:
+		t.Error("a text on the console ended the machine")
+	case <-time.After(time.Second): // a kernel has less time to say more
+	}
+	_ = v.Kill()
+	if err := v.Wait(); err != nil {
+		t.Errorf("Wait after Kill: %v", err)
 	}
 }

@@ -20,9 +20,6 @@ import (
 // drainTimeout bounds how long the last output of a vfkit that has ended is waited for.
 const drainTimeout = 2 * time.Second
 
-// panicTime is what a guest's kernel has to say more of its panic before the machine is ended.
-const panicTime = 500 * time.Millisecond
-
 // vm implements driver.VM.
 type vm struct {
 	log     *slog.Logger
@@ -39,11 +36,10 @@ type vm struct {
 
 	copying sync.WaitGroup // the readers of console and output
 
-	mu       sync.Mutex
-	killed   bool
-	ending   bool // vfkit has ended
-	panicked bool // the guest's kernel did, and the machine is ended for it
-	heard    bool // the guest listens
+	mu     sync.Mutex
+	killed bool
+	ending bool // vfkit has ended
+	heard  bool // the guest listens
 
 	done chan struct{} // closed when all is gone
 	err  error         // valid once done is closed
@@ -95,35 +91,8 @@ func (v *vm) readConsole(f *os.File) error {
 		return errors.Join(vmm.ErrEnded, f.Close())
 	}
 	v.console = f
-	v.copying.Go(func() { vmm.CopyAll(v.guestConsole(), f) })
+	v.copying.Go(func() { vmm.CopyAll(io.MultiWriter(&v.watch, v.out.Console), f) })
 	return nil
-}
-
-// guestConsole takes what the guest prints. A guest whose kernel has panicked stands still
-// (kernelWords), so the machine is ended for it.
-func (v *vm) guestConsole() io.Writer {
-	return writerFunc(func(p []byte) (int, error) {
-		_, _ = v.watch.Write(p)
-		if v.watch.Text() != "" {
-			v.endPanicked()
-		}
-		return v.out.Console.Write(p)
-	})
-}
-
-type writerFunc func([]byte) (int, error)
-
-// Write implements io.Writer.
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-func (v *vm) endPanicked() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.panicked {
-		return
-	}
-	v.panicked = true
-	time.AfterFunc(panicTime, func() { _ = v.child.Kill() })
 }
 
 // reap waits for the end, collects what was said last, and clears up.
