@@ -160,7 +160,7 @@ func (l *lab) recovers(command []string) {
 
 // The VMM is killed while its supervisor stands at each of its steps.
 func TestVMMKilledAtEveryStep(t *testing.T) {
-	points := []string{fault.SupVMM, fault.SupChannel, fault.SupReady, fault.SupStopping, fault.SupShutdown}
+	points := []string{fault.SupBegan, fault.SupVMM, fault.SupChannel, fault.SupReady, fault.SupStopping, fault.SupShutdown}
 	for _, driver := range []string{"fake", "qemu"} {
 		for _, point := range points {
 			t.Run(driver+"/"+point, func(t *testing.T) {

@@ -95,6 +95,11 @@ type Output struct {
 	// Trouble hears of what goes wrong with a machine that goes on: one line for people, safe to
 	// print, each time it changes, and "" when it is over. nil: nobody listens.
 	Trouble func(text string)
+
+	// Began hears the pid of a VMM that is a process of this host, before it can outlive this process:
+	// what notes it down can be found when this process is killed in the middle of Start. nil: nobody
+	// listens.
+	Began func(pid int)
 }
 
 // VM is a machine that a Driver started. It lives in the supervisor process. All methods are

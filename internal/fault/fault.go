@@ -18,6 +18,7 @@ const (
 	UpReported   = "up.reported"   // command: the supervisor said the machine is ready
 	SupStarted   = "sup.started"   // supervisor: request read, nothing made yet
 	SupListening = "sup.listening" // supervisor: sockets and ports are bound
+	SupBegan     = "sup.began"     // supervisor: the VMM's process is recorded, the driver is not done with it
 	SupVMM       = "sup.vmm"       // supervisor: the VMM runs, its pid is recorded
 	SupChannel   = "sup.channel"   // supervisor: the guest opened its end
 	SupReady     = "sup.ready"     // supervisor: agent authenticated, before saying so
@@ -47,7 +48,7 @@ const (
 func Points() []string {
 	return []string{
 		UpLocked, UpIntent, UpImage, UpDisks, UpSpawned, UpReported,
-		SupStarted, SupListening, SupVMM, SupChannel, SupReady,
+		SupStarted, SupListening, SupBegan, SupVMM, SupChannel, SupReady,
 		SupStopping, SupShutdown, SupVMMGone, SupCleaned,
 		DownLocked, DownIntent, DownAsked, DownStopped,
 		RemoveIntent, RemoveDisks, RemoveRecord,

@@ -82,18 +82,14 @@ func (s *supervisor) run(ctx context.Context) error {
 	fault.Point(fault.SupListening)
 	s.phase("supervisor")
 
-	vm, err := s.opts.Driver.Start(ctx, s.opts.Request.Boot, driver.Output{Console: s.logs.consoleOut(), VMM: s.logs.vmmOut(), Trouble: s.trouble})
+	vm, err := s.opts.Driver.Start(ctx, s.opts.Request.Boot, driver.Output{Console: s.logs.consoleOut(), VMM: s.logs.vmmOut(), Trouble: s.trouble, Began: s.began})
 	if err != nil {
 		return err
 	}
 	gone := make(chan error, 1)
 	go func() { gone <- vm.Wait() }()
-	if p, ok := vm.(driver.ProcessOwner); ok {
-		id, err := process.Identify(p.Pid())
-		if err != nil {
-			s.opts.Log.Warn("identifying the VMM", "error", err)
-		}
-		s.update(func(st *machine.Status) { st.VMM = id })
+	if p, ok := vm.(driver.ProcessOwner); ok && p.Pid() != s.Status().VMM.Pid {
+		s.noteVMM(p.Pid())
 	}
 	fault.Point(fault.SupVMM)
 	s.phase("vmm")
@@ -101,6 +97,21 @@ func (s *supervisor) run(ctx context.Context) error {
 		return s.liveAlone(ctx, vm, gone)
 	}
 	return s.live(ctx, vm, gone)
+}
+
+// began is the first that is heard of the VMM.
+func (s *supervisor) began(pid int) {
+	s.noteVMM(pid)
+	fault.Point(fault.SupBegan)
+}
+
+// noteVMM writes down which process the VMM is.
+func (s *supervisor) noteVMM(pid int) {
+	id, err := process.Identify(pid)
+	if err != nil {
+		s.opts.Log.Warn("identifying the VMM", "error", err)
+	}
+	s.update(func(st *machine.Status) { st.VMM = id })
 }
 
 // live takes a started VMM to its end.

@@ -29,6 +29,11 @@ type Command struct {
 	Dir string   // its working folder; "": the root
 	Env []string // its whole environment; nil: CleanEnv
 
+	// Began, if it is not nil, hears the child's pid. On a system where the child outlives a parent that
+	// is killed, and with Gated on all, the program is not run before it has returned.
+	Began func(pid int)
+	Gated bool
+
 	// Namespaces makes the child the init process of a process id namespace and gives it a mount
 	// namespace: all that it starts ends with it, and its mounts too. Linux only, as root.
 	Namespaces bool
@@ -65,6 +70,20 @@ func (c Command) Start() (*Child, error) {
 		cmd.Dir = "/"
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = null, c.Stdout, c.Stderr
+	open := func() {}
+	if c.Began != nil && (c.Gated || outlives) {
+		if err := executable(c.Argv[0]); err != nil {
+			return nil, c.startError(err)
+		}
+		theirs, gate, err := os.Pipe()
+		if err != nil {
+			return nil, fmt.Errorf("making a pipe: %w", err)
+		}
+		defer func() { _ = gate.Close() }()
+		defer func() { _ = theirs.Close() }()
+		cmd.Path, cmd.Args, cmd.Err, cmd.Stdin = shell, append([]string{shell, "-c", gateScript, shell}, c.Argv...), nil, theirs
+		open = func() { _, _ = gate.WriteString("\n") }
+	}
 	cmd.ExtraFiles = c.Inherit
 	cmd.SysProcAttr = childAttr(c.Namespaces)
 	fence()
@@ -85,7 +104,28 @@ func (c Command) Start() (*Child, error) {
 	if err := <-started; err != nil {
 		return nil, c.startError(err)
 	}
+	if c.Began != nil {
+		c.Began(child.Pid)
+	}
+	open()
 	return child, nil
+}
+
+// The gate through which a program comes that waits until its pid is noted: the same process, which
+// becomes the program once there is a line on its input, and ends at an end of it, which the death of
+// its parent brings about.
+const (
+	shell      = "/bin/sh"
+	gateScript = `read -r line && exec "$@" </dev/null`
+)
+
+// executable is what exec would say of a program, which from behind the gate nobody hears.
+func executable(path string) error {
+	path, err := exec.LookPath(path)
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	return err
 }
 
 // startError explains why a program could not be started.

@@ -8,8 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// outlives says that a child goes on when its parent is killed.
+const outlives = true
+
 // childAttr makes a VMM a session of its own. macOS has no parent-death signal: what a killed
-// supervisor leaves behind, the next command ends by its recorded identity. Nor has it namespaces.
+// supervisor leaves behind, the next command ends by its recorded identity (Command.Began). Nor has it namespaces.
 func childAttr(bool) *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
 // fence keeps a VMM from inheriting descriptors that this process was itself started with.

@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// outlives says that a child goes on when its parent is killed.
+const outlives = false
+
 // childAttr makes a VMM a session of its own, out of reach of a terminal's signals, that the
 // kernel kills when the thread that started it ends; see Command.Start.
 //

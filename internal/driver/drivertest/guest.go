@@ -171,11 +171,15 @@ func (s *suite) patient(t testing.TB) context.Context {
 // start starts the machine and kills it at the end of the test.
 func (g *guest) start() {
 	g.t.Helper()
-	vm, err := g.s.driver.Start(g.s.patient(g.t), g.boot, driver.Output{Console: &g.console, VMM: &g.vmm})
+	began := 0
+	vm, err := g.s.driver.Start(g.s.patient(g.t), g.boot, driver.Output{Console: &g.console, VMM: &g.vmm, Began: func(pid int) { began = pid }})
 	if err != nil {
 		g.t.Fatalf("Start: %v", err)
 	}
 	g.vm = vm
+	if p, ok := vm.(driver.ProcessOwner); ok && began != 0 && began != p.Pid() {
+		g.t.Errorf("the VMM began as process %d and is process %d", began, p.Pid())
+	}
 	g.t.Cleanup(func() {
 		if err := vm.Kill(); err != nil {
 			g.t.Errorf("Kill at the end: %v", err)

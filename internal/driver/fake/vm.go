@@ -87,6 +87,9 @@ func (v *vm) start(b machine.Boot, out driver.Output) error {
 		}
 		return fmt.Errorf("starting the guest agent: %w", err)
 	}
+	if out.Began != nil {
+		out.Began(v.pid)
+	}
 	_, _ = io.WriteString(out.VMM, "fake: started the agent as a process\n")
 	drained := make(chan struct{})
 	go func() {

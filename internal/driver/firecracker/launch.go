@@ -79,7 +79,7 @@ func (v *vm) command(stdout, stderr *os.File) vmm.Command {
 	// The jailer changes the user id.
 	return vmm.Command{
 		Name: "Firecracker", Argv: v.site.argv, Stdout: stdout, Stderr: stderr, Namespaces: v.site.jail != nil,
-		Remedy: installRemedy,
+		Remedy: installRemedy, Began: v.out.Began,
 	}
 }
 

@@ -34,6 +34,7 @@ func launch(ctx context.Context, h host, b machine.Boot, out driver.Output, kern
 	cmd := vmm.Command{
 		Name: "QEMU", Argv: append([]string{h.bin.Path}, args...), Inherit: inherit.list,
 		Stdout: v.outputChild, Stderr: v.outputChild, Remedy: installRemedy(runtime.GOOS),
+		Began: out.Began,
 	}
 	if v.child, err = cmd.Start(); err != nil {
 		v.release()

@@ -147,7 +147,7 @@ func (p runnerPackage) launch(ctx context.Context, b machine.Boot, out driver.Ou
 func (v *runnerVM) prepareRunner(b machine.Boot, inherit *files) (vmm.Command, error) {
 	cmd := vmm.Command{
 		Name: "the runner", Argv: []string{v.runner.program("microvm-run")}, Dir: v.work,
-		Remedy: "build it again: mvmctl up with --recreate",
+		Remedy: "build it again: mvmctl up with --recreate", Began: v.out.Began,
 	}
 	var words []string
 	if v.runner.takesArgs {

@@ -72,6 +72,7 @@ func (v *vm) start(path string, args []string) error {
 	defer func() { _ = theirs.Close() }() // or its reader would never see the end
 	v.child, err = vmm.Command{
 		Name: "vfkit", Argv: append([]string{path}, args...), Stdout: theirs, Stderr: theirs, Remedy: install,
+		Began: v.out.Began, Gated: true,
 	}.Start()
 	if err != nil {
 		_ = ours.Close()
