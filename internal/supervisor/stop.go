@@ -147,7 +147,7 @@ func (s *supervisor) pressButton(vm driver.VM, gone chan error, d time.Duration)
 	if s.forced() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), d)
+	ctx, cancel := s.untilForced(d)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	if err := vm.Shutdown(ctx); err != nil {

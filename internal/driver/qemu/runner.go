@@ -68,9 +68,39 @@ func (d *Runner) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	}
 	v, err := p.launch(ctx, b, out, d.log)
 	if err != nil {
-		return nil, err // not v: a nil pointer in an interface is not nil
+		return nil, inFlake(err) // not v: a nil pointer in an interface is not nil
 	}
 	return v, nil
+}
+
+// inFlake gives an error about a machine's settings the remedy that helps a machine whose settings its
+// flake says, and names the program that was started.
+func inFlake(err error) error {
+	e, ok := errors.AsType[*machine.Error](err)
+	if !ok {
+		return err
+	}
+	remedies := map[string]string{
+		"limit.memory":        "set a smaller microvm.mem in the flake, or stop other machines",
+		"disk.busy":           "stop what else uses the volumes of the flake (microvm.volumes)",
+		"boot.kernel_invalid": "look at the kernel that the flake chooses: boot.kernelPackages, microvm.kernel",
+		"boot.vmm_timeout":    "give it longer with --timeout; if that does not help, the runner does not give its QEMU the words of " + argsVariable + ": docs/nix.md",
+		"guest.reset":         "look at the console log, and at the kernel that the flake chooses",
+	}
+	out := *e
+	if r := remedies[e.Code]; r != "" {
+		out.Remedy = r
+	}
+	if e.Code == "guest.panic" {
+		out.Remedy = strings.Replace(e.Remedy, "--memory", "memory, microvm.mem in the flake", 1)
+	}
+	if rest, ok := strings.CutPrefix(e.Message, "QEMU "); ok && e.Code != "backend.missing" {
+		out.Message = "the runner's QEMU " + rest
+		if e.Code == "boot.vmm_died" {
+			out.Message = "the runner " + rest // it may not have come to its QEMU
+		}
+	}
+	return &out
 }
 
 // makeWork makes the folder of a machine that its runner runs in: its volumes and sockets have names
@@ -147,7 +177,7 @@ func (p runnerPackage) launch(ctx context.Context, b machine.Boot, out driver.Ou
 func (v *runnerVM) prepareRunner(b machine.Boot, inherit *files) (vmm.Command, error) {
 	cmd := vmm.Command{
 		Name: "the runner", Argv: []string{v.runner.program("microvm-run")}, Dir: v.work,
-		Remedy: "build it again: mvmctl up with --recreate", Began: v.out.Began,
+		Remedy: rebuild, Began: v.out.Began,
 	}
 	var words []string
 	if v.runner.takesArgs {

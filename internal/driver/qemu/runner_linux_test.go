@@ -1,6 +1,8 @@
 package qemu
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,11 +10,13 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/driver/drivertest"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/nix"
+	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
 // TestRunnerConformance runs the suite on machines that a runner of microvm.nix's shape starts,
@@ -173,6 +177,7 @@ func TestReadRunner(t *testing.T) {
 		files        map[string]string
 		code         string
 		want         runnerPackage
+		remedy       string // has it
 	}{
 		{name: "plain", script: "qemu -M microvm,accel=kvm:tcg,pcie=off -m 1", want: runnerPackage{mmio: true}},
 		{name: "with PCI", script: "qemu -M 'microvm,accel=kvm:tcg,pcie=on' -m 1", want: runnerPackage{}},
@@ -180,8 +185,8 @@ func TestReadRunner(t *testing.T) {
 		{name: "stops", files: map[string]string{"bin/microvm-shutdown": "", "share/microvm/hypervisor": "qemu\n"}, want: runnerPackage{canShutdown: true}},
 		{name: "another VMM", files: map[string]string{"share/microvm/hypervisor": "crosvm\n"}, code: "runner.hypervisor"},
 		{name: "virtiofs", files: map[string]string{"share/microvm/virtiofs/store/socket": "x.sock\n"}, code: "runner.virtiofs"},
-		{name: "no tap", files: map[string]string{"share/microvm/tap-interfaces": "mvm-no-such0\n"}, code: "runner.network"},
-		{name: "no macvtap", files: map[string]string{"share/microvm/macvtap-interfaces": "mvm-no-such0 02:00:00:00:00:01 eth0 bridge\n"}, code: "runner.network"},
+		{name: "no tap", files: map[string]string{"share/microvm/tap-interfaces": "mvm-no-such0\n"}, code: "runner.network", remedy: "ip tuntap add mvm-no-such0"},
+		{name: "no macvtap", files: map[string]string{"share/microvm/macvtap-interfaces": "mvm-no-such0 02:00:00:00:00:01 eth0 bridge\n"}, code: "runner.network", remedy: "ip link add link eth0 name mvm-no-such0 address 02:00:00:00:00:01 type macvtap mode bridge"},
 	} {
 		if tt.files == nil {
 			tt.files = map[string]string{}
@@ -192,10 +197,81 @@ func TestReadRunner(t *testing.T) {
 		if machine.CodeOf(err) != tt.code || err == nil && got != tt.want {
 			t.Errorf("%s: %+v, %v", tt.name, got, err)
 		}
+		if e, ok := errors.AsType[*machine.Error](err); ok && !strings.Contains(e.Remedy, tt.remedy) {
+			t.Errorf("%s: remedy %q", tt.name, e.Remedy)
+		}
+	}
+	var gone *machine.Error
+	if _, err := readRunner(filepath.Join(t.TempDir(), "gone")); !errors.As(err, &gone) || gone.Code != "runner.invalid" || gone.Remedy != rebuild {
+		t.Errorf("one that is not there any more: %v", err)
 	}
 	for _, dir := range []string{"", "relative", t.TempDir()} {
 		if _, err := readRunner(dir); machine.CodeOf(err) != "runner.invalid" {
 			t.Errorf("%q: %v", dir, err)
 		}
+	}
+}
+
+// TestRunnerRemedies: what is wrong with a machine whose flake says what it is, is put right there.
+func TestRunnerRemedies(t *testing.T) {
+	for words, want := range map[string][2]string{
+		"x: cannot set up guest memory 'ram': Cannot allocate memory": {"limit.memory", "microvm.mem"},
+		"qemu: could not load kernel '/k'":                            {"boot.kernel_invalid", "boot.kernelPackages"},
+		"line 3: luck: command not found":                             {"boot.vmm_died", "words below"},
+	} {
+		err := inFlake(explain(machine.Boot{}, "ended with exit code 1", words))
+		e, ok := errors.AsType[*machine.Error](err)
+		if !ok || e.Code != want[0] || !strings.Contains(e.Remedy, want[1]) || strings.Contains(e.Remedy, "--") || strings.HasPrefix(e.Message, "QEMU") {
+			t.Errorf("%q: %+v", words, e)
+		}
+	}
+	err := inFlake(vmm.PanicError("Kernel panic - not syncing: System is deadlocked on memory"))
+	if e, ok := errors.AsType[*machine.Error](err); !ok || !strings.Contains(e.Remedy, "microvm.mem") || strings.Contains(e.Remedy, "--memory") {
+		t.Errorf("%+v", err)
+	}
+}
+
+// TestRunnerShutdown: a bin/microvm-shutdown that fails says so, with its words, and one that waits for
+// the machine's end is not waited for.
+func TestRunnerShutdown(t *testing.T) {
+	for _, tt := range []struct{ name, script, code, says string }{
+		{"fails", "echo no socket to be found >&2; exit 7", "runner.shutdown", "exit code 7: no socket to be found"},
+		{"fails and leaves something", "sleep 60 & echo lost; exit 1", "runner.shutdown", "exit code 1: lost"},
+		{"asks", "exit 0", "", ""},
+		{"waits", "exec sleep 60", "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for name, script := range map[string]string{"microvm-run": "exec sleep 60", "microvm-shutdown": tt.script} {
+				path := filepath.Join(dir, "bin", name)
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			vm, err := NewRunner(nil).Start(t.Context(), machine.Boot{Name: "m", Dir: t.TempDir(), Runner: dir}, driver.Output{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			begin := time.Now()
+			err = vm.Shutdown(ctx)
+			if machine.CodeOf(err) != tt.code || err != nil && !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("Shutdown: %v, want %q", err, tt.says)
+			}
+			if took := time.Since(begin); took > 30*time.Second {
+				t.Errorf("Shutdown took %v", took)
+			}
+			if err := vm.Kill(); err != nil {
+				t.Error(err)
+			}
+			if err := vm.Wait(); err != nil {
+				t.Errorf("Wait after Kill: %v", err)
+			}
+		})
 	}
 }

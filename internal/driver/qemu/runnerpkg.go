@@ -22,6 +22,9 @@ type runnerPackage struct {
 	canShutdown bool
 }
 
+// rebuild is the remedy when a program of a runner is not there: Nix makes the same path again.
+const rebuild = "build it again with the `mvmctl up --flake` that made the machine"
+
 // Bounds of what is read of a runner.
 const (
 	maxRunnerScript = 1 << 20
@@ -40,6 +43,9 @@ func readRunner(dir string) (runnerPackage, error) {
 		return p, invalid("%q is not the path of a runner", vmm.Escape(vmm.Clip(dir, 200)))
 	}
 	script, err := readStart(p.program("microvm-run"), maxRunnerScript)
+	if _, gone := os.Stat(dir); errors.Is(gone, os.ErrNotExist) {
+		return p, machine.Errorf("runner.invalid", rebuild, "the runner %s is not there any more", dir)
+	}
 	if err != nil {
 		return p, invalid("%s is not a runner of microvm.nix: %w", dir, err)
 	}
@@ -68,18 +74,37 @@ func (p runnerPackage) checkHost() error {
 		return machine.Errorf("runner.virtiofs", `give the shares of the flake proto = "9p", or have none and let the guest have its store on a disk (microvm.storeOnDisk)`,
 			"this runner has shares by virtiofs (%s), for which a virtiofsd has to run that mvmctl does not start", vmm.Escape(vmm.Clip(shares[0].Name(), 80)))
 	}
-	for _, line := range append(p.facts("tap-interfaces"), p.facts("macvtap-interfaces")...) {
-		id, _, _ := strings.Cut(line, " ")
-		if id == "" || strings.ContainsAny(id, "/") || id == ".." {
-			continue
+	for _, line := range p.facts("tap-interfaces") {
+		if id, ok := missingInterface(line); ok {
+			return noInterface(id, "sudo ip tuntap add "+id+" mode tap user $USER")
 		}
-		if _, err := os.Stat(filepath.Join("/sys/class/net", id)); errors.Is(err, os.ErrNotExist) {
-			name := vmm.Escape(vmm.Clip(id, 40))
-			return machine.Errorf("runner.network", "make it: ip tuntap add "+name+" mode tap user $USER, and see microvm.nix's documentation of networks; or give the flake's interface type = \"user\"",
-				"this runner needs the network interface %s, which this host does not have", name)
+	}
+	for _, line := range p.facts("macvtap-interfaces") { // name, address, the interface below it, mode
+		if id, ok := missingInterface(line); ok {
+			how := "sudo ip link add link INTERFACE name " + id + " type macvtap"
+			if f := strings.Fields(line); len(f) == 4 {
+				how = "sudo ip link add link " + vmm.Escape(vmm.Clip(f[2], 40)) + " name " + id + " address " + vmm.Escape(vmm.Clip(f[1], 40)) + " type macvtap mode " + vmm.Escape(vmm.Clip(f[3], 40))
+			}
+			return noInterface(id, how+", and give yourself its /dev/tap file")
 		}
 	}
 	return nil
+}
+
+// missingInterface reports whether the host lacks the network interface that a line of a runner's facts
+// begins with.
+func missingInterface(line string) (name string, missing bool) {
+	id, _, _ := strings.Cut(line, " ")
+	if id == "" || strings.ContainsAny(id, "/") || id == ".." {
+		return "", false
+	}
+	_, err := os.Stat(filepath.Join("/sys/class/net", id))
+	return vmm.Escape(vmm.Clip(id, 40)), errors.Is(err, os.ErrNotExist)
+}
+
+func noInterface(name, how string) error {
+	return machine.Errorf("runner.network", "make it: "+how+", and see microvm.nix's documentation of networks; or give the flake's interface type = \"user\"",
+		"this runner needs the network interface %s, which this host does not have", name)
 }
 
 func (p runnerPackage) fact(name string) string {

@@ -2,8 +2,10 @@ package qemu
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -59,6 +61,9 @@ func (v *runnerVM) noMonitor() error {
 	return machine.Errorf("backend.pause", "docs/nix.md says how a microvm.nix flake gets mvmctl's monitor, with the agent", "this machine's runner takes no monitor, so it cannot be paused")
 }
 
+// Wait implements driver.VM.
+func (v *runnerVM) Wait() error { return inFlake(v.vm.Wait()) }
+
 // Shutdown implements driver.VM: by the runner's own program, which knows what its guest heeds, or
 // else by the power button.
 func (v *runnerVM) Shutdown(ctx context.Context) error {
@@ -71,26 +76,75 @@ func (v *runnerVM) Shutdown(ctx context.Context) error {
 	if v.child.Ended() {
 		return nil
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	ours, theirs, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = null.Close() }()
+	defer func() { _ = theirs.Close() }()
 	cmd := vmm.Command{
 		Name: "microvm-shutdown", Argv: []string{v.runner.program("microvm-shutdown")}, Dir: v.work,
-		Stdout: null, Stderr: null, Env: v.environment(nil), Remedy: "build the runner again: mvmctl up with --recreate",
+		Stdout: theirs, Stderr: theirs, Env: v.environment(nil), Remedy: rebuild,
 	}
 	helper, err := cmd.Start()
 	if err != nil {
+		_ = ours.Close()
 		return err
 	}
-	// It waits for the machine's end, or has not reached it and waits for ever.
+	_ = theirs.Close() // or its reader would never see the end
+	return v.attend(ctx, helper, ours)
+}
+
+// helperTime is how soon a bin/microvm-shutdown fails that cannot reach its machine.
+const helperTime = 2 * time.Second
+
+// attend looks after the runner's program, which has only asked for the machine's end, or waits for it
+// too, or for ever. What it says goes into the VMM's log; that it failed is returned when it did so at
+// once, and is in the log when it did later.
+func (v *runnerVM) attend(ctx context.Context, helper *vmm.Child, said *os.File) error {
+	failed := make(chan error, 1)
 	go func() {
+		var words vmm.Tail
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			vmm.CopyAll(io.MultiWriter(&words, v.out.VMM), said)
+		}()
 		select {
-		case <-v.done:
-			_ = helper.KillGroup()
 		case <-helper.Exited:
+		case <-v.child.Exited:
+		}
+		_ = helper.KillGroup() // what it has left in the background keeps its output open
+		<-helper.Exited
+		late := time.AfterFunc(drainTimeout, func() { _ = said.Close() })
+		<-read
+		late.Stop()
+		_ = said.Close()
+		if v.child.Ended() || helper.Well() {
+			failed <- nil
+		} else {
+			failed <- helperError(helper, words.String())
+		}
+	}()
+	timer := time.NewTimer(helperTime)
+	defer timer.Stop()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	go func() {
+		if err := <-failed; err != nil {
+			v.log.Warn("asking the guest to stop", "error", err)
 		}
 	}()
 	return nil
+}
+
+func helperError(helper *vmm.Child, words string) error {
+	e := machine.Errorf("runner.shutdown", "look at the runner's bin/microvm-shutdown; `mvmctl down --force` ends the machine", "the runner's bin/microvm-shutdown %s", helper.End())
+	if e.Detail = words; words != "" {
+		e.Message += ": " + vmm.LastLine(words)
+	}
+	return e
 }
