@@ -21,5 +21,8 @@ func withApple(list []driver.Driver, p paths.Paths, probe func(context.Context) 
 	return append(list, apple)
 }
 
+// aliases are further names of backends.
+func aliases() map[string]string { return map[string]string{vz.Alias: vz.Name} }
+
 // foreign names the backends that other systems have.
 func foreign() map[string]string { return nil }

@@ -17,5 +17,8 @@ func withApple(list []driver.Driver, _ paths.Paths, _ func(context.Context) (vmm
 	return list
 }
 
+// aliases are further names of backends.
+func aliases() map[string]string { return nil }
+
 // foreign names the backends that other systems have.
-func foreign() map[string]string { return map[string]string{vz.Name: "macOS", "vz": "macOS"} }
+func foreign() map[string]string { return map[string]string{vz.Name: "macOS", vz.Alias: "macOS"} }

@@ -41,7 +41,7 @@ func parts(p paths.Paths, log *slog.Logger) engine.Parts {
 		Build:      version, Log: log,
 	}
 	e.Drivers, e.Explicit = drivers(p, &e, log)
-	e.Elsewhere = foreign()
+	e.Elsewhere, e.Aliases = foreign(), aliases()
 	return e
 }
 

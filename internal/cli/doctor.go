@@ -110,7 +110,9 @@ func (a *app) host() doctor.Host {
 		return h
 	}
 	if h.Backends == nil {
-		h.Backends = func(ctx context.Context) []doctor.Backend { return backendsOf(eng.Backends(ctx), forcedBackend(cfg)) }
+		h.Backends = func(ctx context.Context) []doctor.Backend {
+			return backendsOf(eng.Backends(ctx), eng.BackendName(forcedBackend(cfg)))
+		}
 	}
 	if h.Kernel == nil {
 		h.Kernel = func(ctx context.Context) (doctor.Thing, error) { return defaultKernel(ctx, eng) }

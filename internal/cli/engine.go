@@ -56,7 +56,9 @@ type kernels interface {
 type assets interface {
 	Images(ctx context.Context) ([]engine.ImageInfo, error)
 	Backends(ctx context.Context) []engine.Backend
+	BackendName(said string) string
 	BackendNames() []string
+	StartsRunners(backend string) bool
 	InstallBackend(ctx context.Context, name string) error
 }
 

@@ -36,6 +36,7 @@ type scripted struct {
 	console func(context.Context, string, engine.ExecOptions) (engine.ExecResult, error)
 	down    func(context.Context, string, engine.DownOptions) error
 	remove  func(context.Context, string, bool) error
+	pausing func(what string) error // "pause NAME" or "resume NAME"
 	copying func(context.Context, string, string, engine.CopyOptions) (engine.CopyResult, error)
 	forward func(context.Context, string, []machine.Port) ([]machine.Port, error)
 	wait    func(context.Context, string) (machine.Status, error)
@@ -164,6 +165,13 @@ func (s *scripted) BuildKernel(_ context.Context, want engine.KernelBuild) (engi
 func (s *scripted) Images(context.Context) ([]engine.ImageInfo, error) { return s.images, nil }
 
 func (s *scripted) InstallBackend(context.Context, string) error { return nil }
+
+func (s *scripted) Pause(_ context.Context, name string) error { return s.pausing("pause " + name) }
+
+func (s *scripted) Resume(_ context.Context, name string) error { return s.pausing("resume " + name) }
+
+func (s *scripted) BackendName(said string) string { return said }
+func (s *scripted) StartsRunners(name string) bool { return name == "runs" }
 
 func (s *scripted) Backends(context.Context) []engine.Backend { return s.backends }
 

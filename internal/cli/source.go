@@ -140,7 +140,7 @@ func (a *app) imageFor(ctx context.Context, spec *machine.Spec, p provision) err
 	if err != nil {
 		return err
 	}
-	if s.flake != "" && (spec.Driver == "qemu" || spec.Driver == machine.RunnerDriver) {
+	if s.flake != "" && p.eng.StartsRunners(spec.Driver) {
 		if done, err := a.runnerFor(ctx, spec, p, b, o); done || err != nil {
 			return err
 		}

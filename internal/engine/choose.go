@@ -120,7 +120,16 @@ func needs(spec machine.Spec) []driver.Feature {
 	return out
 }
 
+// BackendName is the name of the backend that a user calls so.
+func (e *Engine) BackendName(said string) string {
+	if name, ok := e.Aliases[said]; ok {
+		return name
+	}
+	return said
+}
+
 func (e *Engine) candidates(want string) ([]driver.Driver, error) {
+	want = e.BackendName(want)
 	var names []string
 	var auto []driver.Driver
 	for _, d := range e.Drivers {

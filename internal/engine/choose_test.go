@@ -17,7 +17,8 @@ func newTestEngine(t *testing.T, drivers ...driver.Driver) *Engine {
 	dir := t.TempDir()
 	return New(Parts{
 		Paths:   paths.Paths{Cache: dir + "/cache", State: dir + "/state", Runtime: dir + "/run"},
-		Drivers: drivers, Explicit: map[string]bool{"double": true}, Elsewhere: map[string]string{"distant": "another system"}, Log: slog.New(slog.DiscardHandler),
+		Drivers: drivers, Explicit: map[string]bool{"double": true}, Elsewhere: map[string]string{"distant": "another system"},
+		Aliases: map[string]string{"nickname": "emulated"}, Log: slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -64,6 +65,7 @@ func TestChoosingABackend(t *testing.T) {
 		"lacking and required":         {drivers: []driver.Driver{container, emulated}, require: "container", needs: []driver.Feature{driver.FeatureInit}, code: "policy.isolation"},
 		"emulation is enough":          {drivers: []driver.Driver{emulated, container}, require: "emulated", chosen: "container"},
 		"the one asked for":            {drivers: []driver.Driver{jail, emulated}, want: "emulated", chosen: "emulated"},
+		"the one asked for, by alias":  {drivers: []driver.Driver{jail, emulated}, want: "nickname", chosen: "emulated"},
 		"asked for but absent":         {drivers: []driver.Driver{jail, absent}, want: "absent", code: "backend.missing"},
 		"unknown":                      {drivers: []driver.Driver{jail}, want: "nope", code: "backend.unknown"},
 		"of another system":            {drivers: []driver.Driver{jail}, want: "distant", code: "backend.unknown", says: "for another system"},
@@ -170,5 +172,28 @@ func TestWhichBackendsAreBetter(t *testing.T) {
 				t.Errorf("chosen %q, better %v", chosen, better)
 			}
 		})
+	}
+}
+
+// startsRunners is a driver of flakes' own runners.
+type startsRunners struct{ probed }
+
+func (startsRunners) Means(name string) bool { return name == "runner" || name == "jail" }
+
+// What a user calls a backend is known to the engine alone.
+func TestBackendNames(t *testing.T) {
+	e := newTestEngine(t, probed{name: "jail"}, probed{name: "emulated"}, startsRunners{probed{name: "runner"}})
+	if got := strings.Join(e.BackendNames(), " "); got != "jail emulated runner" {
+		t.Errorf("names %q", got)
+	}
+	for said, name := range map[string]string{"nickname": "emulated", "jail": "jail", "": "", "nope": "nope"} {
+		if got := e.BackendName(said); got != name {
+			t.Errorf("%q is %q, want %q", said, got, name)
+		}
+	}
+	for name, want := range map[string]bool{"jail": true, "runner": true, "emulated": false, "": false} {
+		if got := e.StartsRunners(name); got != want {
+			t.Errorf("%q starts runners: %v", name, got)
+		}
 	}
 }

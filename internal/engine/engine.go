@@ -82,6 +82,7 @@ type Parts struct {
 	Supervisors Supervisors
 	Drivers     []driver.Driver   // in order of preference
 	Explicit    map[string]bool   // drivers that are used only when they are asked for by name
+	Aliases     map[string]string // other names of drivers
 	Elsewhere   map[string]string // names of drivers that this system does not have, and the system that does
 	KernelStore *kernel.Store
 	ImageStore  *image.Store

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"path/filepath"
+	"slices"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -24,6 +25,15 @@ func (e *Engine) backendFor(spec machine.Spec, want string) (string, error) {
 		}
 	}
 	return want, nil
+}
+
+// StartsRunners reports whether a user who asks for this backend means, for a flake that has one, the
+// machine's own runner.
+func (e *Engine) StartsRunners(name string) bool {
+	return slices.ContainsFunc(e.Drivers, func(d driver.Driver) bool {
+		r, ok := d.(driver.RunnerStarter)
+		return ok && name != "" && r.Means(name)
+	})
 }
 
 // prepareRunner keeps a machine's runner from Nix's garbage collector for as long as the machine's

@@ -24,6 +24,7 @@ func (e *Engine) Up(ctx context.Context, spec machine.Spec, o UpOptions) (UpResu
 	if err := spec.Check(); err != nil {
 		return UpResult{}, err
 	}
+	spec.Driver = e.BackendName(spec.Driver)
 	e.healOthers(ctx, spec.Name)
 	rec, res, err := e.start(ctx, spec, o)
 	if err != nil {

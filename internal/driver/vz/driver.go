@@ -13,8 +13,11 @@ import (
 	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
-// Name is what --hypervisor takes.
-const Name = "apple-container"
+// Name is what --hypervisor takes, and Alias what it takes too.
+const (
+	Name  = "apple-container"
+	Alias = "vz"
+)
 
 // Preferred reports whether this is a system on which the framework is the best there is: from macOS
 // 26 on Apple runs its own Linux containers as virtual machines on it.
