@@ -18,6 +18,8 @@ type scenario struct {
 	before  [][]string // run without the fault
 	command []string   // run with it
 	inSup   bool       // the point is reached by the supervisor, which takes its environment from `up`
+	orphan  bool       // the supervisor is killed before the command
+	again   []string   // what is run afterwards, if not the command
 }
 
 func scenarioOf(point string) (scenario, bool) {
@@ -33,8 +35,14 @@ func scenarioOf(point string) (scenario, bool) {
 		return scenario{command: []string{"up", "-d", "--name", "m", "--rootfs", rootfs}}, err == nil
 	case "rm":
 		return scenario{before: [][]string{up, down}, command: []string{"rm", "m"}}, true
+	case "heal":
+		return scenario{before: [][]string{up, {"pause", "m"}}, orphan: true, command: down}, true
 	case "sup":
 		switch point {
+		case fault.SupPaused: // its machine has gone with it
+			return scenario{before: [][]string{up}, command: []string{"pause", "m"}, inSup: true, again: up}, true
+		case fault.SupResumed:
+			return scenario{before: [][]string{up, {"pause", "m"}}, command: []string{"resume", "m"}, inSup: true, again: up}, true
 		case fault.SupStopping, fault.SupShutdown, fault.SupVMMGone, fault.SupCleaned:
 			return scenario{before: [][]string{up}, command: down, inSup: true}, true
 		}
@@ -75,7 +83,10 @@ func TestKilledAtEveryStep(t *testing.T) {
 						l.nothingLeft()
 						return
 					}
-					l.recovers(sc.command)
+					if sc.again == nil {
+						sc.again = sc.command
+					}
+					l.recovers(sc.again)
 				})
 			}
 		}
@@ -94,6 +105,9 @@ func (l *lab) crash(sc scenario, point string) {
 		if r := l.with(e, args...); r.code != 0 {
 			l.t.Fatalf("mvmctl %s: %v", strings.Join(args, " "), r)
 		}
+	}
+	if sc.orphan {
+		l.killSupervisor("m")
 	}
 	var e []string
 	if !sc.inSup || len(sc.before) == 0 {
@@ -192,6 +206,13 @@ func TestVMMKilledAtEveryStep(t *testing.T) {
 				l.nothingLeft()
 			})
 		}
+	}
+}
+
+func (l *lab) killSupervisor(name string) {
+	l.t.Helper()
+	if err := syscall.Kill(l.status(name).Supervisor.Pid, syscall.SIGKILL); err != nil {
+		l.t.Fatal(err)
 	}
 }
 

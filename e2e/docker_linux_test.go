@@ -229,6 +229,30 @@ func TestDockerCrash(t *testing.T) {
 		}
 		l.nothingLeft()
 	}
+	for point, command := range map[string]string{"sup.paused": "pause", "sup.resumed": "resume", "heal.thawed": "down"} {
+		if r := l.with([]string{"MVM_CRASH=" + point}, "up", "-d", "--name", "box", "minimal"); r.code != 0 {
+			t.Fatalf("%s: up: %v", point, r)
+		}
+		if command != "pause" {
+			l.must("pause", "box")
+		}
+		if command == "down" {
+			l.killSupervisor("box")
+		}
+		if r := l.with([]string{"MVM_CRASH=" + point}, command, "box"); r.code == 0 {
+			t.Errorf("%s: %s: %v", point, command, r)
+		}
+		// Nobody but the engine has the container now, which may stand still.
+		l.tellsTheTruth("box")
+		l.must("down", "box")
+		if out := docker("ps", "-q"); out != "" {
+			t.Errorf("%s: runs after down: %s", point, out)
+		}
+		l.must("up", "-d", "--name", "box")
+		l.must("exec", "box", "--", "true")
+		l.must("rm", "--force", "box")
+		l.nothingLeft()
+	}
 	l.must("up", "-d", "--name", "box", "minimal")
 	l.with([]string{"MVM_CRASH=rm.intent"}, "rm", "--force", "box")
 	l.must("up", "-d", "--name", "box", "minimal")

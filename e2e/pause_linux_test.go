@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,7 +19,7 @@ func TestPause(t *testing.T) {
 		// Nobody is left who could let it go on but the next command.
 		l.must("up", "-d", "--name", "box", "minimal")
 		l.must("pause", "box")
-		killSupervisor(t, l, "box")
+		l.killSupervisor("box")
 		l.must("down", "box")
 		if out := docker("ps", "-q"); out != "" {
 			t.Errorf("runs after down: %s", out)
@@ -37,13 +36,6 @@ func TestPause(t *testing.T) {
 			t.Errorf("left: %s", out)
 		}
 	})
-}
-
-func killSupervisor(t *testing.T, l *lab, name string) {
-	t.Helper()
-	if err := syscall.Kill(l.status(name).Supervisor.Pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func testPause(t *testing.T, l *lab) {
@@ -85,4 +77,47 @@ func testPause(t *testing.T, l *lab) {
 	l.must("pause", "box")
 	l.must("rm", "--force", "box")
 	l.nothingLeft()
+}
+
+// TestForcedStopOfAPausedMachine: it ends at once, as one that runs, and what outlives it was written.
+func TestForcedStopOfAPausedMachine(t *testing.T) {
+	volume := []string{"-v", "data:/data"}
+	for _, tt := range []struct {
+		name string
+		lab  func(t *testing.T) *lab
+		with []string
+	}{
+		{"fake", func(t *testing.T) *lab { return newLab(t, "fake", false) }, nil},
+		{"qemu", func(t *testing.T) *lab { return newLab(t, "qemu", false) }, volume},
+		{"docker", func(t *testing.T) *lab { l, _ := inDocker(t, false); return l }, volume},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := tt.lab(t)
+			up := append([]string{"up", "-d", "--name", "box", "minimal"}, tt.with...)
+			l.must(up...)
+			if tt.with != nil {
+				l.must("exec", "box", "--", "sh", "-c", "echo kept > /data/f")
+			}
+			l.must("pause", "box")
+			begin := time.Now()
+			l.must("down", "--force", "box")
+			if took := time.Since(begin); took > 30*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if v := l.machine("box"); v == nil || v.State != string(machine.StateExited) || len(l.processes()) > 0 {
+				t.Errorf("afterwards: %+v, %d processes", v, len(l.processes()))
+			}
+			if tt.with != nil {
+				l.must("up", "-d", "--name", "box")
+				if out := l.must("exec", "box", "--", "cat", "/data/f"); out != "kept\n" {
+					t.Errorf("what it wrote: %q", out)
+				}
+			}
+			l.must("rm", "--force", "box")
+			if tt.with != nil {
+				l.must("volume", "rm", "data")
+			}
+			l.nothingLeft()
+		})
+	}
 }

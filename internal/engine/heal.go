@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/fault"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/paths"
 	"github.com/mvmctl/mvmctl/internal/process"
@@ -38,6 +39,7 @@ func (e *Engine) sweep(ctx context.Context, rec machine.Record) error {
 		ctx, cancel := context.WithTimeout(ctx, killTime)
 		defer cancel()
 		e.thaw(ctx, rec)
+		fault.Point(fault.HealThawed)
 		if err := process.Kill(ctx, st.VMM); err != nil && !errors.Is(err, process.ErrGone) {
 			return fmt.Errorf("ending what is left of machine %s: %w", rec.Name, err)
 		}

@@ -22,6 +22,8 @@ const (
 	SupVMM       = "sup.vmm"       // supervisor: the VMM runs, its pid is recorded
 	SupChannel   = "sup.channel"   // supervisor: the guest opened its end
 	SupReady     = "sup.ready"     // supervisor: agent authenticated, before saying so
+	SupPaused    = "sup.paused"    // supervisor: the guest stands still, nothing says so yet
+	SupResumed   = "sup.resumed"   // supervisor: the guest goes on, its status says that it is paused
 	SupStopping  = "sup.stopping"  // supervisor: asked to stop, guest not told yet
 	SupShutdown  = "sup.shutdown"  // supervisor: guest told to shut down
 	SupVMMGone   = "sup.vmm_gone"  // supervisor: the VMM ended, nothing cleaned yet
@@ -30,6 +32,7 @@ const (
 	DownIntent   = "down.intent"   // command: the record says "stopping"
 	DownAsked    = "down.asked"    // command: the supervisor was asked
 	DownStopped  = "down.stopped"  // command: the supervisor is gone
+	HealThawed   = "heal.thawed"   // command: what a dead supervisor left can be ended, also if it was paused
 	RemoveIntent = "rm.intent"     // command: the record says "removing"
 	RemoveDisks  = "rm.disks"      // command: disks and logs are deleted
 	RemoveRecord = "rm.record"     // command: the record is deleted, its folder is not
@@ -49,9 +52,9 @@ func Points() []string {
 	return []string{
 		UpLocked, UpIntent, UpImage, UpDisks, UpSpawned, UpReported,
 		SupStarted, SupListening, SupBegan, SupVMM, SupChannel, SupReady,
-		SupStopping, SupShutdown, SupVMMGone, SupCleaned,
+		SupPaused, SupResumed, SupStopping, SupShutdown, SupVMMGone, SupCleaned,
 		DownLocked, DownIntent, DownAsked, DownStopped,
-		RemoveIntent, RemoveDisks, RemoveRecord,
+		HealThawed, RemoveIntent, RemoveDisks, RemoveRecord,
 		PullResolved, PullPartial, PullLayer, PullFetched,
 		ImageWritten, ImageReady, ImageStored,
 		StoreTemp, StoreRenamed,

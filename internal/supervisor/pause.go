@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/fault"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -28,6 +29,7 @@ func (s *supervisor) Pause(context.Context) error {
 		}
 		return s.pauseError("paused", err)
 	}
+	fault.Point(fault.SupPaused)
 	s.turn(machine.StateRunning, machine.StatePaused)
 	return nil
 }
@@ -46,6 +48,7 @@ func (s *supervisor) Resume(context.Context) error {
 	if err := p.Resume(ctx); err != nil {
 		return s.pauseError("resumed", err)
 	}
+	fault.Point(fault.SupResumed)
 	s.turn(machine.StatePaused, machine.StateRunning)
 	return nil
 }
