@@ -79,12 +79,26 @@ func result(img image.Image, names []image.Name, cached bool, begin time.Time) R
 	}
 }
 
-// Embedded makes an image that is inside this program.
-func (b *Builder) Embedded(ctx context.Context, name string) (Result, error) {
+// Embedded makes an image that is inside this program, which has it for this host's kind of processor.
+func (b *Builder) Embedded(ctx context.Context, name string, o Options) (Result, error) {
 	begin := time.Now()
+	want, err := o.platform()
+	if err != nil {
+		return Result{}, err
+	}
+	if host := oci.HostPlatform(); want != host {
+		return Result{}, machine.Errorf("image.platform", "leave out --platform, or use an image of a registry", "there is no image %q for %s; mvmctl has it inside for %s", name, want, host)
+	}
+	names, err := b.names(o)
+	if err != nil {
+		return Result{}, err
+	}
 	img, err := b.Images.Ensure(ctx, name)
 	if err != nil {
 		return Result{}, err
+	}
+	if len(names) > 0 {
+		return b.named(ctx, img, names, begin)
 	}
 	return result(img, nil, img.Build.Created.Before(begin), begin), nil
 }

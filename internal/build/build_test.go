@@ -273,3 +273,19 @@ func TestPlatform(t *testing.T) {
 		t.Errorf("nix is asked for %s, %v", no.System, err)
 	}
 }
+
+// TestEmbedded: the image inside this program is this host's, by whatever names, and no other.
+func TestEmbedded(t *testing.T) {
+	t.Parallel()
+	b := newBuilder(t)
+	other := map[string]string{"amd64": "linux/arm64", "arm64": "linux/amd64"}[runtime.GOARCH]
+	for platform, code := range map[string]string{"": "", "linux/" + runtime.GOARCH: "", other: "image.platform", "nonsense/": "input.platform"} {
+		r, err := b.Embedded(t.Context(), "minimal", Options{Platform: platform, Names: []string{"own:1"}})
+		if machine.CodeOf(err) != code || code == "" && r.Name != "own:1" {
+			t.Errorf("%q: %+v, %v", platform, r, err)
+		}
+	}
+	if _, err := b.Images.Find("own:1"); err != nil {
+		t.Error(err)
+	}
+}

@@ -213,7 +213,7 @@ func (a *app) imagePullCommand() *cobra.Command {
 				case listed:
 					return fetchEntry(ctx, b, entry, bo)
 				case args[0] == entry.Name && entry.Builder == catalog.BuilderEmbedded:
-					return b.Embedded(ctx, entry.Ref)
+					return b.Embedded(ctx, entry.Ref, bo)
 				}
 				return b.Pull(ctx, args[0], bo)
 			})

@@ -20,7 +20,7 @@ type Builder interface {
 	Rootfs(ctx context.Context, path string, o build.Options) (build.Result, error)
 	Dockerfile(ctx context.Context, path string, o build.Options) (build.Result, error)
 	FlakeCheck(ctx context.Context, ref string, o build.Options) error
-	Embedded(ctx context.Context, name string) (build.Result, error)
+	Embedded(ctx context.Context, name string, o build.Options) (build.Result, error)
 	Flake(ctx context.Context, ref, profile string, o build.Options) (build.Result, error)
 	Runner(ctx context.Context, ref, profile string, o build.Options) (r build.Runner, ok bool, err error)
 }
