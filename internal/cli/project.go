@@ -2,6 +2,8 @@ package cli
 
 import (
 	"cmp"
+	"errors"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -54,12 +56,7 @@ func (a *app) fromProject(o *upOptions) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	below := func(path string) string {
-		if path == "" || filepath.IsAbs(path) {
-			return path
-		}
-		return filepath.Join(dir, path)
-	}
+	below := func(path string) string { return pathBelow(dir, path) }
 	o.source = p.Image
 	o.from = source{flake: flakeBelow(dir, p.Flake), profile: p.Profile, dockerfile: below(p.Dockerfile), rootfs: below(p.Rootfs), inputs: o.from.inputs, offline: o.from.offline}
 	o.name = cmp.Or(o.name, p.Name)
@@ -84,8 +81,50 @@ func (a *app) fromProject(o *upOptions) (bool, error) {
 	}
 	o.env = envFlags{entries: append(env, o.env.entries...), files: append(files, o.env.files...)}
 	o.labels = append(labels, o.labels...)
+	o.project = p
 	o.services, o.checks, err = servicesOf(p)
 	return true, err
+}
+
+// pathBelow makes a relative path one of a folder.
+func pathBelow(dir, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
+// checkEnvFiles reads the files of variables that the project's file names, for an error that says
+// where it names them.
+func (a *app) checkEnvFiles(p config.Project) error {
+	if len(p.EnvFile) == 0 {
+		return nil
+	}
+	dir, err := a.projectDir()
+	if err != nil {
+		return err
+	}
+	for _, f := range p.EnvFile {
+		e := envFlags{files: []string{pathBelow(dir, f)}}
+		if _, err := e.read(a); err != nil {
+			return inProject(p, "env_file", err)
+		}
+	}
+	return nil
+}
+
+// placed is an error about what was to be copied into a machine, with the place where the project's
+// file names that, if it does.
+func (a *app) placed(p config.Project, err error) error {
+	cause, ok := errors.AsType[*fs.PathError](err)
+	if !ok || machine.CodeOf(err) != "input.volume" {
+		return err
+	}
+	volumes, perr := a.parseVolumes(p.Volumes)
+	if perr != nil || !slices.ContainsFunc(volumes, func(v machine.Volume) bool { return v.Kind != machine.VolumeData && v.Source == cause.Path }) {
+		return err
+	}
+	return inProject(p, "volumes", err)
 }
 
 // flakeBelow makes a flake reference that is a relative path one of a folder.

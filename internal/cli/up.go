@@ -17,6 +17,7 @@ import (
 )
 
 type upOptions struct {
+	project        config.Project // what the project's file says, if that is what is started
 	name           string
 	publish        []string
 	volumes        []string
@@ -166,6 +167,9 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 		if err == nil && is {
 			err = a.nameProject(&o)
 		}
+		if err == nil {
+			err = a.checkEnvFiles(o.project)
+		}
 		if err != nil {
 			return err
 		}
@@ -203,7 +207,7 @@ func (a *app) up(cmd *cobra.Command, o upOptions) error {
 		a.printPhases(res.Phases)
 	}
 	if err != nil {
-		return err
+		return a.placed(o.project, err)
 	}
 	switch {
 	case o.detach && o.json:
