@@ -100,7 +100,7 @@ func (v *vm) start(runner string, data []byte, inherit []*os.File) (err error) {
 	}
 	v.child, err = vmm.Command{
 		Name: "libkrun", Argv: []string{runner}, Inherit: append([]*os.File{told, console}, inherit...),
-		Stdout: output, Stderr: output, Remedy: installRemedy,
+		Stdout: output, Stderr: output, Remedy: installRemedy, Began: v.out.Began,
 	}.Start()
 	if err != nil {
 		return err
