@@ -387,8 +387,7 @@ func TestKVMHost(t *testing.T) {
 	})
 }
 
-// needSteady skips what boots so many guests that one of them may be lost: QEMU's emulation of SVM
-// loses about one in a hundred, which nothing of ours can help.
+// needSteady skips what boots so many guests that one of them may be lost, and takes minutes.
 func needSteady(t *testing.T) {
 	t.Helper()
 	if !kvmAll() {
