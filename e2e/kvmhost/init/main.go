@@ -271,10 +271,11 @@ func serve() error {
 }
 
 // stirrer returns what has each of n processors run a thread at once, and returns when all have. When
-// QEMU 7.2 emulates a processor that begins to run a guest of its own while an interrupt of that guest
-// waits (VMRUN with V_IRQ), it marks that without a lock in the word in which another thread marks the
-// processor's own interrupts, so that one of those may get lost. If it was the timer's, that processor
-// never does anything again, until some other interrupt has it look: here, the call to run the thread.
+// QEMU emulates a processor that begins to run a guest of its own while an interrupt of that guest waits
+// (VMRUN with V_IRQ), it marks that without a lock in the word in which another thread marks the
+// processor's own interrupts (helper_vmrun in svm_helper.c, read 2026-11), so that one of those may get
+// lost. If it was the timer's, that processor does nothing more until some other interrupt has it look:
+// here, the call to run the thread.
 func stirrer(n int) (func(), error) {
 	var spoons []chan chan<- struct{}
 	for cpu := range n {
