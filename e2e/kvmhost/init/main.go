@@ -275,7 +275,7 @@ func serve() error {
 // (VMRUN with V_IRQ), it marks that without a lock in the word in which another thread marks the
 // processor's own interrupts (helper_vmrun in svm_helper.c, read 2026-11), so that one of those may get
 // lost. If it was the timer's, that processor does nothing more until some other interrupt has it look:
-// here, the call to run the thread.
+// here, the call to run the thread. It is not all that stops a host: docs/testing.md has the figures.
 func stirrer(n int) (func(), error) {
 	var spoons []chan chan<- struct{}
 	for cpu := range n {
