@@ -17,17 +17,33 @@ import (
 )
 
 // Lock takes the exclusive lock of a file, which is made when it is missing, and returns what
-// releases it. When ctx ends first, the waiting call is left to finish in the background, where
-// it gives the lock back at once.
+// releases it. A file that its holder deleted meanwhile is the lock no more: the new one of that name
+// is. When ctx ends first, the waiting call is left to finish in the background, where it gives the
+// lock back at once.
 func Lock(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := open(path)
+	for {
+		f, err := open(path)
+		if err != nil {
+			return nil, err
+		}
+		if err := Hold(ctx, f); err != nil {
+			return nil, err
+		}
+		if isStill(f, path) {
+			return func() { _ = f.Close() }, nil
+		}
+		_ = f.Close()
+	}
+}
+
+// isStill reports whether a name means the file that is open.
+func isStill(f *os.File, path string) bool {
+	have, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return false
 	}
-	if err := Hold(ctx, f); err != nil {
-		return nil, err
-	}
-	return func() { _ = f.Close() }, nil
+	now, err := os.Stat(path)
+	return err == nil && os.SameFile(have, now)
 }
 
 // Hold takes the exclusive lock of an open file, which lasts until the file is closed. An error
@@ -53,19 +69,23 @@ func Hold(ctx context.Context, f *os.File) error {
 
 // TryLock is Lock without waiting: unlock is nil when somebody else holds the lock.
 func TryLock(path string) (unlock func(), err error) {
-	f, err := open(path)
-	if err != nil {
-		return nil, err
+	for {
+		f, err := open(path)
+		if err != nil {
+			return nil, err
+		}
+		err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && isStill(f, path) {
+			return func() { _ = f.Close() }, nil
+		}
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
 	}
-	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return func() { _ = f.Close() }, nil
-	}
-	_ = f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, nil
-	}
-	return nil, fmt.Errorf("locking %s: %w", path, err)
 }
 
 func open(path string) (*os.File, error) {
