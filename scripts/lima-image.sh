@@ -11,19 +11,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 dir=${1:-$TOOLS/lima}
 if ! have limactl && ! [ -x "$TOOLS/bin/limactl" ]; then
-  version=v1.0.0
-  module=$(mktemp -d)
   (
-    cd "$module"
-    # `go install …@version` asks for a list of versions, which not every proxy has.
-    printf 'module limactl\n\ngo %s\n\nrequire github.com/lima-vm/lima %s\n' "$GO_MINIMUM" "$version" >go.mod
-    export GOFLAGS=-mod=mod GONOSUMDB='*'
+    # A module of its own, whose go.sum has the checksums of all that is fetched.
+    cd "$ROOT/scripts/limactl"
+    export GOFLAGS=-mod=readonly
+    version=$(go list -m -f '{{.Version}}' github.com/lima-vm/lima)
     mkdir -p "$TOOLS/bin" "$TOOLS/share/lima"
     # It wants its guest agent there, also for a plain virtual machine, which does not run it.
     GOOS=linux go build -trimpath -ldflags='-s -w' -o "$TOOLS/share/lima/lima-guestagent.Linux-x86_64" github.com/lima-vm/lima/cmd/lima-guestagent
     go build -trimpath -ldflags="-s -w -X github.com/lima-vm/lima/pkg/version.Version=${version#v}" -o "$TOOLS/bin/limactl" github.com/lima-vm/lima/cmd/limactl
   )
-  rm -rf "$module"
 fi
 [ ! -s "$dir/disk.raw" ] || exit 0
 [ "$(id -u)" = 0 ] || die "this needs root: debootstrap makes device nodes"
