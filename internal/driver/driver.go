@@ -208,6 +208,10 @@ type KernelChecker interface {
 	SuitsKernel(k machine.Kernel) error
 }
 
+// ErrInstallable is in the chain of a Probe error of an Installer that Install mends, when its code
+// is not "backend.missing".
+var ErrInstallable = errors.New("it can be installed")
+
 // Installer is implemented by a Driver that can fetch its VMM itself.
 type Installer interface {
 	// Install fetches the release that this program pins, by its digest, to where Probe finds it.

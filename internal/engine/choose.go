@@ -177,7 +177,7 @@ func (e *Engine) Backends(ctx context.Context) []Backend {
 				b.Code, b.Remedy = me.Code, me.Remedy
 			}
 			_, b.Fetchable = d.(driver.Installer)
-			b.Fetchable = b.Fetchable && b.Code == "backend.missing"
+			b.Fetchable = b.Fetchable && (b.Code == "backend.missing" || errors.Is(err, driver.ErrInstallable))
 		}
 		out = append(out, b)
 		if err == nil && !e.Explicit[d.Name()] && (chosen < 0 || emulates(out[chosen]) && !emulates(b)) {

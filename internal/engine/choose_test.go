@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -116,8 +117,11 @@ func (f fetchable) Probe(ctx context.Context) (driver.Capabilities, error) {
 func TestInstallingABackend(t *testing.T) {
 	calls := 0
 	e := newTestEngine(t, fetchable{probed{name: "absent", err: missing("absent")}, &calls, nil}, fetchable{probed{name: "here"}, &calls, nil}, probed{name: "other", err: missing("other")})
+	stopped := probed{name: "stopped", err: fmt.Errorf("%w, %w", driver.Unavailable("x.stopped", "start it", "it is stopped"), driver.ErrInstallable)}
+	broken := probed{name: "broken", err: driver.Unavailable("x.broken", "look at it", "it is broken")}
+	e.Drivers = append(e.Drivers, fetchable{stopped, &calls, nil}, fetchable{broken, &calls, nil})
 	for i, b := range e.Backends(t.Context()) {
-		if b.Fetchable != (i == 0) {
+		if b.Fetchable != (i == 0 || i == 3) {
 			t.Errorf("%s: fetchable %v", b.Name, b.Fetchable)
 		}
 	}
