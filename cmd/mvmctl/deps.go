@@ -62,7 +62,7 @@ func newBuilder(config.Config) (cli.Builder, error) {
 	}
 	return &build.Builder{
 		Images: image.New(p.Cache), Blobs: filepath.Join(p.Cache, "blobs"), Work: filepath.Join(p.Cache, "work"),
-		Version: version, Environ: os.Environ(), Linux: nixLinux(),
+		Version: version, Environ: os.Environ(), Linux: nixLinux(p.State),
 	}, nil
 }
 

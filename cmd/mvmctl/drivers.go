@@ -40,7 +40,7 @@ func drivers(p paths.Paths, e *engine.Parts, log *slog.Logger) ([]driver.Driver,
 	f := fake.New(fake.Options{Fault: fake.Fault(os.Getenv("MVM_FAKE_FAULT"))})
 	c := docker.New(docker.Options{StateDir: p.State})
 	l := lima.New(lima.Options{
-		VM: limaVM(), CacheDir: p.Cache, Progress: os.Stderr,
+		VM: limaVM(p.State), CacheDir: p.Cache, StateDir: p.State, Progress: os.Stderr,
 		BootProbe: probe,
 	})
 	r := qemu.NewRunner(log) // of a flake; no image runs there

@@ -29,9 +29,10 @@ const (
 )
 
 // limaVM is the Lima virtual machine of this user.
-func limaVM() *linuxenv.VM {
+func limaVM(state string) *linuxenv.VM {
 	return linuxenv.New(linuxenv.Options{
-		Limactl: os.Getenv("MVM_LIMACTL"), Instance: os.Getenv("MVM_LIMA_INSTANCE"), Program: linuxProgram,
+		Limactl: os.Getenv("MVM_LIMACTL"), Instance: os.Getenv("MVM_LIMA_INSTANCE"), Program: linuxProgram, LockDir: state,
+		Template: linuxenv.Template{File: os.Getenv("MVM_LIMA_TEMPLATE")},
 	})
 }
 
@@ -75,7 +76,8 @@ func serveLinux() int {
 			return provide(ctx, emulate, words, log)
 		},
 	}
-	err := linuxenv.Serve(context.Background(), in, out, h.Handler(), version)
+	side := linuxenv.Side{Handler: h.Handler(), Build: version, Temp: filepath.Join(linuxDir, "tmp")}
+	err := side.Serve(context.Background(), in, out)
 	h.Close()
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "linux side:", err)
@@ -134,11 +136,11 @@ func provide(ctx context.Context, emulate bool, words io.Writer, log *slog.Logge
 
 // nixLinux is where nix builds guests: on a host that is not Linux and has no nix (one that has may
 // know a builder for Linux), in the Lima virtual machine.
-func nixLinux() nix.Linux {
+func nixLinux(state string) nix.Linux {
 	if _, err := exec.LookPath("nix"); err == nil || linuxenv.Native() {
 		return nil
 	}
-	return &inVM{vm: limaVM()}
+	return &inVM{vm: limaVM(state)}
 }
 
 // inVM runs programs in the Lima virtual machine, in one session that is opened when it is first
@@ -150,18 +152,34 @@ type inVM struct {
 	session *linuxenv.Session
 }
 
-// Run implements nix.Linux.
-func (l *inVM) Run(ctx context.Context, p linuxenv.Program) (int, error) {
+// env opens the session when there is none yet.
+func (l *inVM) env(ctx context.Context) (linuxenv.Env, error) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.session == nil {
 		s, err := l.vm.Connect(ctx, nil)
 		if err != nil {
-			l.mu.Unlock()
-			return 0, err
+			return linuxenv.Env{}, err
 		}
 		l.session = s
 	}
-	s := l.session
-	l.mu.Unlock()
-	return linuxenv.Env{Session: s}.Run(ctx, p)
+	return linuxenv.Env{Session: l.session}, nil
+}
+
+// Run implements nix.Linux.
+func (l *inVM) Run(ctx context.Context, p linuxenv.Program) (int, error) {
+	env, err := l.env(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return env.Run(ctx, p)
+}
+
+// TempDir implements nix.Linux.
+func (l *inVM) TempDir(ctx context.Context) (dir string, done func(), err error) {
+	env, err := l.env(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	return env.TempDir(ctx)
 }

@@ -50,7 +50,7 @@ func table() map[string]row {
 		"jailer":      host(1, "machine"),
 		"control":     host(1, "machine"),
 		"process":     host(1, "machine"),
-		"linuxenv":    host(1, "machine"),
+		"linuxenv":    host(1, "machine", "flock"),
 		"agentclient": host(1, "agentproto"),
 		"layer":       host(1, "machine", "disk"),
 

@@ -47,6 +47,7 @@ type Options struct {
 	Instance string   // name of the virtual machine; "": DefaultInstance
 	Environ  []string // the user's; nil: os.Environ()
 	Template Template // of a virtual machine that has to be made
+	LockDir  string   // where it is noted that one is being made or started; "": nowhere
 	// Program returns the path of this program built for Linux on this processor.
 	Program func() (string, error)
 }
@@ -81,7 +82,7 @@ func (v *VM) Find(ctx context.Context) (Tool, error) {
 	if err != nil {
 		return Tool{}, machine.Errorf("lima.missing", installLima, "limactl is not installed: %w", err)
 	}
-	if !plainName(v.opts.Instance) {
+	if !PlainName(v.opts.Instance) {
 		return Tool{}, machine.Usagef("lima.instance", "use letters, digits, '-' and '_' in MVM_LIMA_INSTANCE", "%q is no name of a Lima instance", v.opts.Instance)
 	}
 	out, err := v.ask(ctx, path, "--version")
@@ -99,7 +100,8 @@ func (v *VM) Find(ctx context.Context) (Tool, error) {
 	return t, nil
 }
 
-func plainName(s string) bool {
+// PlainName reports whether a virtual machine may be called so.
+func PlainName(s string) bool {
 	return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,62}$`).MatchString(s)
 }
 
@@ -117,8 +119,6 @@ func parseVersion(s string) (major, minor int, ok bool) {
 type State struct {
 	Status string // StatusNone when it does not exist
 	Dir    string
-	Arch   string
-	Lima   string // version that made it
 	Unsafe string // what of it differs from our template in a way that exposes the host; "" for nothing
 }
 
@@ -126,9 +126,21 @@ type State struct {
 func (v *VM) State(ctx context.Context, t Tool) (State, error) {
 	// Without a name: asked for one that does not exist limactl fails, as it does for other reasons.
 	out, err := v.ask(ctx, t.Path, "list", "--json")
-	if err != nil {
+	switch {
+	case err != nil && strings.Contains(err.Error(), refusesRoot):
+		return State{}, machine.Errorf("lima.root", "run mvmctl as the user whose machines they are, without sudo; or set MVM_LIMACTL to a program that runs limactl as another user",
+			"limactl does not run as root: %w", err)
+	case err != nil:
 		return State{}, machine.Errorf("lima.broken", "run `limactl list`", "limactl does not say which virtual machines it has: %w", err)
 	}
+	return parseList(out, v.opts.Instance)
+}
+
+// refusesRoot is what limactl says to root.
+const refusesRoot = "must not run as the root"
+
+// parseList finds one virtual machine in what `limactl list --json` says.
+func parseList(out []byte, name string) (State, error) {
 	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
 		var in instance
 		if err := dec.Decode(&in); errors.Is(err, io.EOF) {
@@ -136,20 +148,18 @@ func (v *VM) State(ctx context.Context, t Tool) (State, error) {
 		} else if err != nil {
 			return State{}, machine.Errorf("lima.broken", "run `limactl list --json`", "limactl says nonsense: %w", err)
 		}
-		if in.Name == v.opts.Instance {
-			return State{Status: clip(in.Status, 40), Dir: in.Dir, Arch: in.Arch, Lima: in.LimaVersion, Unsafe: in.exposes()}, nil
+		if in.Name == name {
+			return State{Status: clip(machine.Printable(in.Status), 40), Dir: in.Dir, Unsafe: in.exposes()}, nil
 		}
 	}
 }
 
 // instance is one line of `limactl list --json`.
 type instance struct {
-	Name        string `json:"name"`
-	Status      string `json:"status"`
-	Dir         string `json:"dir"`
-	Arch        string `json:"arch"`
-	LimaVersion string `json:"limaVersion"`
-	Config      *struct {
+	Name   string `json:"name"`
+	Status string `json:"status"`
+	Dir    string `json:"dir"`
+	Config *struct {
 		Plain  bool              `json:"plain"`
 		Mounts []json.RawMessage `json:"mounts"`
 		SSH    struct {
@@ -171,61 +181,6 @@ func (i instance) exposes() string {
 		return "it can use the host's ssh agent"
 	}
 	return ""
-}
-
-// Ensure makes the virtual machine if it does not exist, and starts it if it does not run. What
-// limactl says meanwhile goes to progress. A first start downloads some 300 MB and takes minutes.
-func (v *VM) Ensure(ctx context.Context, progress io.Writer) error {
-	t, err := v.Find(ctx)
-	if err != nil {
-		return err
-	}
-	s, err := v.State(ctx, t)
-	if err != nil {
-		return err
-	}
-	switch s.Status {
-	case StatusRunning:
-		return v.check(s)
-	case StatusStopped:
-		if err := v.check(s); err != nil {
-			return err
-		}
-		return v.limactl(ctx, t, progress, "start", "--tty=false", v.opts.Instance)
-	case StatusNone:
-	default:
-		return machine.Errorf("lima.instance", fmt.Sprintf("look at `limactl list`; `limactl delete --force %s` removes it, and everything its machines have written", v.opts.Instance),
-			"the Lima instance %s is %s", v.opts.Instance, s.Status)
-	}
-	text, err := v.opts.Template.YAML()
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp("", "mvmctl-lima-*.yaml")
-	if err != nil {
-		return fmt.Errorf("writing the template: %w", err)
-	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil { //nolint:gosec // it holds no secret, and limactl may run as another user
-		return fmt.Errorf("writing the template: %w", err)
-	}
-	if err := v.limactl(ctx, t, progress, "start", "--tty=false", "--name="+v.opts.Instance, f.Name()); err != nil {
-		return err
-	}
-	if s, err = v.State(ctx, t); err != nil {
-		return err
-	}
-	return v.check(s)
-}
-
-// check refuses a virtual machine that exposes the host, such as one of the user's own.
-func (v *VM) check(s State) error {
-	if s.Unsafe == "" {
-		return nil
-	}
-	return machine.Errorf("lima.instance", "take another name with MVM_LIMA_INSTANCE, or let mvmctl make it anew: `limactl delete --force "+v.opts.Instance+"`",
-		"the Lima instance %s is not as mvmctl makes it: %s", v.opts.Instance, s.Unsafe)
 }
 
 // ask runs limactl for an answer that it has at once.
@@ -321,7 +276,7 @@ func (l *limited) Write(p []byte) (int, error) {
 
 func clip(s string, n int) string {
 	if len(s) > n {
-		return s[:n] + "…"
+		return strings.ToValidUTF8(s[:n], "") + "…" // no half of a character
 	}
 	return s
 }

@@ -135,7 +135,9 @@ func runHere(ctx context.Context, p Program) (int, error) {
 }
 
 // run runs a program in the virtual machine.
-func (s *Session) run(ctx context.Context, p Program) (int, error) {
+func (s *Session) run(ctx context.Context, p Program) (int, error) { return s.runAt(ctx, RunPath, p) }
+
+func (s *Session) runAt(ctx context.Context, path string, p Program) (int, error) {
 	head, err := json.Marshal(command{Args: toBytes(p.Args), Env: toBytes(p.Env), Dir: []byte(p.Dir)})
 	if err != nil {
 		return 0, err
@@ -151,7 +153,7 @@ func (s *Session) run(ctx context.Context, p Program) (int, error) {
 		}
 		_ = in.CloseWithError(err)
 	}()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, RunPath, body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, path, body)
 	if err != nil {
 		return 0, err
 	}
@@ -160,27 +162,30 @@ func (s *Session) run(ctx context.Context, p Program) (int, error) {
 		return 0, s.lost(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	return s.follow(ctx, p, resp.Body)
+}
+
+// follow passes on what a program says until it has ended.
+func (s *Session) follow(ctx context.Context, p Program, answer io.Reader) (int, error) {
 	for {
-		kind, data, err := ReadFrame(resp.Body)
+		kind, data, err := ReadFrame(answer)
 		if err != nil {
 			return 0, s.lost(ctx, err)
 		}
-		to := p.Stdout
+		var to io.Writer
 		switch kind {
 		case frameExit:
-			var x exit
-			if err := json.Unmarshal(data, &x); err != nil {
+			code, told, err := ended(p.Args[0], data)
+			if !told {
 				return 0, s.lost(ctx, err)
 			}
-			switch {
-			case x.NotFound:
-				return 0, fmt.Errorf("%s: %w", p.Args[0], exec.ErrNotFound)
-			case x.Error != "":
-				return 0, errors.New(clip(machine.Printable(x.Error), 400))
-			}
-			return x.Code, nil
+			return code, err
+		case frameStdout:
+			to = p.Stdout
 		case frameStderr:
 			to = p.Stderr
+		default:
+			return 0, s.lost(ctx, fmt.Errorf("a frame of kind %d", kind))
 		}
 		if to != nil {
 			if _, err := to.Write(data); err != nil {
@@ -188,6 +193,23 @@ func (s *Session) run(ctx context.Context, p Program) (int, error) {
 			}
 		}
 	}
+}
+
+// ended decodes how a program ended. told is false when that cannot be made out.
+func ended(program string, data []byte) (code int, told bool, err error) {
+	var x exit
+	if err := json.Unmarshal(data, &x); err != nil {
+		return 0, false, err
+	}
+	switch {
+	case x.NotFound:
+		return 0, true, fmt.Errorf("%s: %w", program, exec.ErrNotFound)
+	case x.Error != "":
+		return 0, true, errors.New(clip(machine.Printable(x.Error), 400))
+	case x.Code < 0 || x.Code > 255:
+		return 0, false, fmt.Errorf("an exit code of %d", x.Code)
+	}
+	return x.Code, true, nil
 }
 
 // lost explains a session that ended under a request.

@@ -12,10 +12,17 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// Serve is the side in the virtual machine: it greets, answers requests with h until in ends, and
-// returns when that has happened and every answer is over. Requests for RunPath are answered by itself.
-func Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser, h http.Handler, build string) error {
-	if _, err := fmt.Fprintf(out, "%s%s\n", greeting, build); err != nil {
+// Side is the side in the virtual machine.
+type Side struct {
+	Handler http.Handler // of requests; those for RunPath and TempPath are answered by itself
+	Build   string       // of this program
+	Temp    string       // where the sessions' temporary folders are; "": they have none
+}
+
+// Serve greets, answers requests until in ends, and returns when that has happened and every answer is
+// over.
+func (s Side) Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser) error {
+	if _, err := fmt.Fprintf(out, "%s%s\n", greeting, s.Build); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -23,7 +30,10 @@ func Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser, h http.Han
 	var answers sync.WaitGroup
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+RunPath, serveRun)
-	mux.Handle("/", h)
+	folders := &temp{top: s.Temp}
+	defer folders.close()
+	mux.Handle("POST "+TempPath, folders)
+	mux.Handle("/", s.Handler)
 	conn := &pipes{
 		Reader: in, Writer: out, deadline: func(time.Time) error { return nil },
 		close: sync.OnceValue(func() error { _ = in.Close(); return out.Close() }),

@@ -72,6 +72,9 @@ func (v *VM) Connect(ctx context.Context, words io.Writer) (*Session, error) {
 	if err := v.running(s); err != nil {
 		return nil, err
 	}
+	if err := v.settle(ctx, words); err != nil {
+		return nil, err
+	}
 	program, sum, err := v.program()
 	if err != nil {
 		return nil, err

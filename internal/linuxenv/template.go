@@ -1,25 +1,41 @@
 package linuxenv
 
 import (
+	"bytes"
 	_ "embed"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
 //go:embed template.yaml
 var template []byte
 
-// Template is what may differ from the template of ours.
+// Template is what may differ from the template of ours. What isolates the host may not.
 type Template struct {
-	Images  []Image           // instead of Debian's
-	CPUType map[string]string // by architecture, as Lima names both
-	CPUs    int
-	Memory  string // with a unit: "4GiB"
-	Disk    string
+	Images   []Image           `yaml:"images"`  // instead of Debian's
+	CPUType  map[string]string `yaml:"cpuType"` // by architecture, as Lima names both
+	CPUs     int               `yaml:"cpus"`
+	Memory   string            `yaml:"memory"` // with a unit: "4GiB"
+	Disk     string            `yaml:"disk"`
+	Firmware Firmware          `yaml:"firmware"`
 
-	LegacyBIOS bool // instead of UEFI, whose firmware a host may not have
+	// File is a file of the user's that says these things in Lima's words, "" for none. What it says
+	// wins.
+	File string `yaml:"-"`
 }
+
+// Firmware says what boots the virtual machine.
+type Firmware struct {
+	LegacyBIOS bool `yaml:"legacyBIOS"` // instead of UEFI, whose firmware a host may not have
+}
+
+const maxTemplate = 64 << 10 // bytes of a file of the user's
 
 // Image is where an image of the virtual machine's disk comes from.
 type Image struct {
@@ -43,6 +59,12 @@ type File struct {
 
 // YAML returns the template as limactl reads it.
 func (t Template) YAML() ([]byte, error) {
+	if t.File != "" {
+		if err := t.read(); err != nil {
+			return nil, machine.Usagef("lima.template", "it may have images, cpuType, cpus, memory, disk and firmware, as Lima's own templates do; nothing else of ours changes",
+				"the template %s (MVM_LIMA_TEMPLATE) cannot be used: %w", t.File, err)
+		}
+	}
 	var doc map[string]any
 	if err := yaml.Unmarshal(template, &doc); err != nil {
 		return nil, fmt.Errorf("reading our template: %w", err)
@@ -56,8 +78,8 @@ func (t Template) YAML() ([]byte, error) {
 	if t.CPUs > 0 {
 		doc["cpus"] = t.CPUs
 	}
-	if t.LegacyBIOS {
-		doc["firmware"] = map[string]any{"legacyBIOS": true}
+	if t.Firmware.LegacyBIOS {
+		doc["firmware"] = t.Firmware
 	}
 	for key, v := range map[string]string{"memory": t.Memory, "disk": t.Disk} {
 		if v != "" {
@@ -65,4 +87,26 @@ func (t Template) YAML() ([]byte, error) {
 		}
 	}
 	return yaml.Marshal(doc)
+}
+
+// read reads the user's file.
+func (t *Template) read() error {
+	f, err := os.Open(t.File)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxTemplate+1))
+	switch {
+	case err != nil:
+		return err
+	case len(data) > maxTemplate:
+		return fmt.Errorf("it has more than %d bytes", maxTemplate)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(t); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
 }

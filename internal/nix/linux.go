@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/linuxenv"
@@ -22,6 +21,8 @@ import (
 // folders that a command names are sent there, and what was built is fetched.
 type Linux interface {
 	Run(ctx context.Context, p linuxenv.Program) (int, error)
+	// TempDir makes an empty folder. done deletes it; it goes in any case with what Run runs in.
+	TempDir(ctx context.Context) (dir string, done func(), err error)
 }
 
 const maxFetched = 64 << 30 // bytes of one file of a result
@@ -62,10 +63,10 @@ func elsewhere(ctx context.Context, o Options, args []string) ([]byte, error) {
 
 // send copies the folders that args name to l and names the copies instead. done removes them.
 func send(ctx context.Context, l Linux, args []string) (out []string, done func(), err error) {
-	var copies []string
+	var copies []func()
 	done = func() {
-		for _, dir := range copies {
-			_, _ = l.Run(context.WithoutCancel(ctx), linuxenv.Program{Args: []string{"rm", "-rf", "--", dir}})
+		for _, forget := range copies {
+			forget()
 		}
 	}
 	for _, a := range args {
@@ -79,9 +80,10 @@ func send(ctx context.Context, l Linux, args []string) (out []string, done func(
 			out = append(out, a)
 			continue
 		}
-		there, err := sendFolder(ctx, l, dir)
-		if there != "" {
-			copies = append(copies, there)
+		there, forget, err := l.TempDir(ctx)
+		if err == nil {
+			copies = append(copies, forget)
+			err = sendFolder(ctx, l, dir, there)
 		}
 		if err != nil {
 			return nil, done, machine.Errorf("nix.folder", "look at the folder, and at the free space of the virtual machine", "copying %s to where nix runs: %w", dir, err)
@@ -94,14 +96,9 @@ func send(ctx context.Context, l Linux, args []string) (out []string, done func(
 	return out, done, nil
 }
 
-// sendFolder copies one folder to l, and says where it is there.
-func sendFolder(ctx context.Context, l Linux, dir string) (string, error) {
-	var out, words bytes.Buffer
-	code, err := l.Run(ctx, linuxenv.Program{Args: []string{"mktemp", "-d", "/tmp/mvm-flake.XXXXXXXX"}, Stdout: &out, Stderr: &words})
-	there := strings.TrimSpace(out.String())
-	if err != nil || code != 0 || !regexp.MustCompile(`^/tmp/mvm-flake\.[A-Za-z0-9]{8}$`).MatchString(there) {
-		return "", errors.Join(err, fmt.Errorf("mktemp: exit status %d: %s", code, clip(clean(words.String()), 200)))
-	}
+// sendFolder copies what is in one folder to the folder there of l.
+func sendFolder(ctx context.Context, l Linux, dir, there string) error {
+	var words bytes.Buffer
 	r, w := io.Pipe()
 	go func() {
 		tw := tar.NewWriter(w)
@@ -109,12 +106,11 @@ func sendFolder(ctx context.Context, l Linux, dir string) (string, error) {
 		_ = w.CloseWithError(errors.Join(err, tw.Close()))
 	}()
 	defer func() { _ = r.Close() }()
-	words.Reset()
-	code, err = l.Run(ctx, linuxenv.Program{Args: []string{"tar", "-x", "--no-same-owner", "-f", "-", "-C", there}, Stdin: r, Stderr: &words})
+	code, err := l.Run(ctx, linuxenv.Program{Args: []string{"tar", "-x", "--no-same-owner", "-f", "-", "-C", there}, Stdin: r, Stderr: &words})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("tar: exit status %d: %s", code, clip(clean(words.String()), 200))
 	}
-	return there, err
+	return err
 }
 
 // fetch brings a result's files to folder, by the name of the result, and names those.

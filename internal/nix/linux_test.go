@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +15,20 @@ import (
 )
 
 // otherLinux is this host as if it were another: it has the environment of the test.
-type otherLinux struct{ refused []string }
+type otherLinux struct {
+	refused []string
+	left    []string // folders of TempDir that were not deleted
+}
+
+// TempDir implements Linux.
+func (l *otherLinux) TempDir(ctx context.Context) (string, func(), error) {
+	dir, done, err := linuxenv.Env{}.TempDir(ctx)
+	l.left = append(l.left, dir)
+	return dir, func() {
+		done()
+		l.left = slices.DeleteFunc(l.left, func(d string) bool { return d == dir })
+	}, err
+}
 
 // Run implements Linux.
 func (l *otherLinux) Run(ctx context.Context, p linuxenv.Program) (int, error) {
@@ -43,9 +56,8 @@ func TestBuildElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, _ := filepath.Glob("/tmp/mvm-flake.*") // of others
-	there := o
-	there.Linux, there.Fetched = &otherLinux{refused: []string{o.Flake, o.Inputs["mvm"]}}, t.TempDir()
+	there, linux := o, &otherLinux{refused: []string{o.Flake, o.Inputs["mvm"]}}
+	there.Linux, there.Fetched = linux, t.TempDir()
 	r, err := Build(t.Context(), there)
 	if err != nil {
 		t.Fatalf("%+v", err)
@@ -63,7 +75,7 @@ func TestBuildElsewhere(t *testing.T) {
 	if _, err := Build(t.Context(), there); machine.CodeOf(err) != machine.CodeOf(herr) || machine.CodeOf(err) == "" {
 		t.Errorf("a flake that is none: %v, here %v", err, herr)
 	}
-	if left, _ := filepath.Glob("/tmp/mvm-flake.*"); len(left) > len(before) {
-		t.Errorf("left: %q, before %q", left, before)
+	if len(linux.left) > 0 {
+		t.Errorf("left: %q", linux.left)
 	}
 }

@@ -109,7 +109,7 @@ func realVM(t testing.TB, a drivertest.Assets) *linuxenv.VM {
 		}},
 		// A name that begins so has Lima emulate: the KVM of a host for tests is not to be relied on.
 		CPUType: map[string]string{"x86_64": "qemu64,+svm,+npt,+nrip-save"},
-		CPUs:    2, Memory: "3GiB", Disk: "6GiB", LegacyBIOS: true,
+		CPUs:    2, Memory: "3GiB", Disk: "6GiB", Firmware: linuxenv.Firmware{LegacyBIOS: true},
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

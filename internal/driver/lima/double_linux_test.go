@@ -54,7 +54,7 @@ func side() int {
 			return nil
 		},
 	}
-	err := linuxenv.Serve(context.Background(), os.Stdin, os.Stdout, h.Handler(), "test")
+	err := linuxenv.Side{Handler: h.Handler(), Build: "test", Temp: filepath.Join(root, "tmp")}.Serve(context.Background(), os.Stdin, os.Stdout)
 	h.Close()
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
@@ -80,6 +80,9 @@ func vmDir(name string) string { return filepath.Join(os.Getenv("LIMA_HOME"), na
 // refuses: other flags, another order, a template with keys that it does not know.
 func double(args []string) int {
 	err := func() error {
+		if _, err := os.Stat(os.Getenv("LIMA_HOME") + "/root"); err == nil && !slices.Equal(args, []string{"--version"}) {
+			return errors.New("must not run as the root user")
+		}
 		switch {
 		case slices.Equal(args, []string{"--version"}):
 			version := os.Getenv("LIMA_HOME") + "/version"
@@ -166,7 +169,7 @@ func doubleStart(args []string) error {
 		if _, err := os.Stat(filepath.Join(vmDir(file), "status")); err != nil {
 			return fmt.Errorf("instance %q does not exist", file)
 		}
-		return os.WriteFile(filepath.Join(vmDir(file), "status"), []byte("Running"), 0o600)
+		return doubleBoot(file)
 	case len(args) == 2 && strings.HasPrefix(args[0], "--name="):
 		name = strings.TrimPrefix(args[0], "--name=")
 	default:
@@ -190,8 +193,32 @@ func doubleStart(args []string) error {
 		return err
 	}
 	config, _ := json.Marshal(map[string]any{"plain": t.Plain, "mounts": t.Mounts, "ssh": map[string]any{"forwardAgent": t.SSH.ForwardAgent}})
-	return errors.Join(os.WriteFile(filepath.Join(vmDir(name), "lima.yaml"), nil, 0o600), os.WriteFile(filepath.Join(vmDir(name), "config.json"), config, 0o600),
-		os.WriteFile(filepath.Join(vmDir(name), "status"), []byte("Running"), 0o600))
+	if err := errors.Join(os.WriteFile(filepath.Join(vmDir(name), "lima.yaml"), nil, 0o600), os.WriteFile(filepath.Join(vmDir(name), "config.json"), config, 0o600)); err != nil {
+		return err
+	}
+	return doubleBoot(name)
+}
+
+// doubleBoot has a virtual machine run, which limactl says as soon as it boots, and take connections
+// some time after. While LIMA_HOME/hold is a pipe, that is until it has been written to.
+func doubleBoot(name string) error {
+	booting := filepath.Join(vmDir(name), "booting")
+	if err := os.Mkdir(booting, 0o700); err != nil {
+		return fmt.Errorf("instance %q is being started by another: %w", name, err)
+	}
+	log, err := os.OpenFile(filepath.Join(vmDir(name), "boots"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = log.WriteString("boot\n")
+	if err := errors.Join(err, log.Close(), os.WriteFile(filepath.Join(vmDir(name), "status"), []byte("Running"), 0o600)); err != nil {
+		return err
+	}
+	if hold, err := os.Open(filepath.Join(os.Getenv("LIMA_HOME"), "hold")); err == nil {
+		_, _ = io.Copy(io.Discard, hold)
+		_ = hold.Close()
+	}
+	return os.Remove(booting)
 }
 
 // quote quotes as limactl does.
@@ -208,6 +235,9 @@ func quote(s string) string {
 func doubleShell(dir, name string, words []string) error {
 	if status, err := os.ReadFile(filepath.Join(vmDir(name), "status")); err != nil || string(status) != "Running" {
 		return fmt.Errorf("instance %q is stopped, or does not exist", name)
+	}
+	if _, err := os.Stat(filepath.Join(vmDir(name), "booting")); err == nil {
+		return errors.New("ssh: connect to host 127.0.0.1 port 60022: Connection refused")
 	}
 	if !strings.HasPrefix(os.Getenv("SSH"), "ssh -T -o ControlMaster=no") {
 		return errors.New("the session would share a connection")
@@ -255,7 +285,7 @@ func doubleVM(t testing.TB, dir string) *linuxenv.VM {
 		copyFile(t, limactl, self)
 	}
 	return linuxenv.New(linuxenv.Options{
-		Limactl: limactl, Instance: doubleName, Program: func() (string, error) { return limactl, nil },
+		Limactl: limactl, Instance: doubleName, Program: func() (string, error) { return limactl, nil }, LockDir: filepath.Join(dir, "locks"),
 		Environ: []string{"LIMA_HOME=" + filepath.Join(dir, fmt.Sprint("lima", os.Getuid())), "PATH=" + os.Getenv("PATH")},
 	})
 }

@@ -24,6 +24,7 @@ import (
 type Options struct {
 	VM       *linuxenv.VM
 	CacheDir string // where the answers of slow questions are remembered; "": they are not
+	StateDir string // where it is noted what is left to delete; "": nowhere
 	// BootProbe returns what to boot to find out whether KVM works in the virtual machine.
 	BootProbe func(ctx context.Context) (vmm.ProbeAssets, error)
 	Progress  io.Writer // what is said while the virtual machine is made; nil: nowhere
@@ -32,7 +33,7 @@ type Options struct {
 // Driver implements driver.Driver.
 type Driver struct {
 	opts   Options
-	memory memory
+	memory vmm.Memory[remembered]
 	mu     sync.Mutex // one probe at a time
 }
 
@@ -49,11 +50,21 @@ func New(o Options) *Driver {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
-	return &Driver{opts: o, memory: memory{dir: o.CacheDir}}
+	return &Driver{opts: o, memory: vmm.Memory[remembered]{Dir: o.CacheDir, Name: "lima"}}
 }
 
 // Name implements driver.Driver.
 func (d *Driver) Name() string { return "lima" }
+
+// remembered is what the virtual machine can do, so that a Probe need not start it, and what it is
+// true for.
+type remembered struct {
+	Tool     linuxenv.Tool `json:"tool"`
+	Instance string        `json:"instance"`
+	Made     string        `json:"made"`    // identity of the virtual machine
+	Program  string        `json:"program"` // identity of the program in it
+	Probed   probed        `json:"probed"`
+}
 
 const makeIt = "`mvmctl doctor --fix --hypervisor lima` makes it (it downloads some 300 MB)"
 
@@ -103,27 +114,26 @@ func (d *Driver) probe(ctx context.Context) (probed, linuxenv.Tool, error) {
 		return probed{}, tool, err
 	}
 	now := d.identity(tool, state)
-	if r, ok := d.memory.load(); ok {
-		now.Probed = r.Probed
-		if a, err := json.Marshal(now); err == nil {
-			if b, err := json.Marshal(r); err == nil && string(a) == string(b) {
-				return r.Probed, tool, nil
-			}
-		}
+	if r := d.memory.Load(); r.Probed.Driver != "" && r.Tool == now.Tool && r.Instance == now.Instance && r.Made == now.Made && r.Program == now.Program {
+		return r.Probed, tool, nil
 	}
 	if state.Status == linuxenv.StatusStopped {
-		return probed{}, tool, driver.Unavailable("lima.stopped", "start it: `limactl start "+d.opts.VM.Instance()+"`",
-			"the Lima instance %s is stopped, and what it can do is not known", d.opts.VM.Instance())
+		return probed{}, tool, installs(driver.Unavailable("lima.stopped", "start it: `mvmctl doctor --fix --hypervisor lima`, or `limactl start "+d.opts.VM.Instance()+"`",
+			"the Lima instance %s is stopped, and what it can do is not known", d.opts.VM.Instance()))
 	}
 	s, err := d.opts.VM.Connect(ctx, nil)
 	if err != nil {
 		return probed{}, tool, unavailable(err)
 	}
 	defer func() { _ = s.Close() }()
-	if now.Probed, err = d.ask(ctx, s); err != nil {
+	now.Probed, err = d.ask(ctx, s)
+	switch {
+	case machine.CodeOf(err) == "backend.none": // Install fetches one
+		return probed{}, tool, installs(unavailable(err))
+	case err != nil:
 		return probed{}, tool, unavailable(err)
 	}
-	d.memory.save(now)
+	d.memory.Change(func(r *remembered) { *r = now })
 	return now.Probed, tool, nil
 }
 
@@ -138,7 +148,7 @@ func (d *Driver) look(ctx context.Context) (linuxenv.Tool, linuxenv.State, error
 	case err != nil:
 		return tool, state, unavailable(err)
 	case state.Status == linuxenv.StatusNone:
-		return tool, state, driver.Unavailable("backend.missing", makeIt, "there is no Lima instance %s", d.opts.VM.Instance())
+		return tool, state, installs(driver.Unavailable("backend.missing", makeIt, "there is no Lima instance %s", d.opts.VM.Instance()))
 	case state.Status != linuxenv.StatusRunning && state.Status != linuxenv.StatusStopped:
 		return tool, state, driver.Unavailable("lima.instance", "look at `limactl list`", "the Lima instance %s is %s", d.opts.VM.Instance(), clean(state.Status, 40))
 	}
@@ -189,6 +199,16 @@ func unavailable(err error) error {
 	out := *e
 	out.Err = errors.Join(driver.ErrUnavailable, e.Err)
 	return &out
+}
+
+// installs says that Install mends what an error says.
+func installs(err error) error {
+	if e, ok := errors.AsType[*machine.Error](err); ok {
+		out := *e
+		out.Err = errors.Join(driver.ErrInstallable, e.Err)
+		return &out
+	}
+	return err
 }
 
 // Install implements driver.Installer: it makes and starts the virtual machine and has it fetch
@@ -258,6 +278,13 @@ func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	n, _, err := readNote(filepath.Join(b.Dir, marker))
+	if err == nil {
+		err = n.elsewhere(d.opts.VM.Instance())
+	}
+	if err != nil {
+		return nil, err
+	}
 	p, _, err := d.probe(ctx)
 	if err != nil {
 		return nil, err
@@ -268,6 +295,7 @@ func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	if err != nil {
 		return nil, err
 	}
+	order.instance = d.opts.VM.Instance()
 	v := newVM(out)
 	if err := d.opts.VM.Ensure(ctx, v.out.VMM); err != nil { // it may be stopped
 		return nil, err
@@ -275,6 +303,7 @@ func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	if v.session, err = d.opts.VM.Connect(ctx, v.out.VMM); err != nil {
 		return nil, err
 	}
+	d.clearLeftovers(ctx, v.session)
 	if err := v.begin(ctx, files, order); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("starting the machine: %w", context.Cause(ctx))
@@ -304,8 +333,14 @@ func (d *Driver) session(ctx context.Context) (*linuxenv.Session, error) {
 
 // Remove implements driver.Remover.
 func (d *Driver) Remove(ctx context.Context, id, dir string) error {
-	if _, err := os.Lstat(filepath.Join(dir, marker)); dir != "" && errors.Is(err, os.ErrNotExist) {
-		return nil // it was never started here
+	if dir != "" {
+		n, there, err := readNote(filepath.Join(dir, marker))
+		if err == nil && there {
+			err = n.elsewhere(d.opts.VM.Instance())
+		}
+		if err != nil || !there { // it was never started here
+			return err
+		}
 	}
 	s, err := d.session(ctx)
 	if err != nil {
@@ -316,6 +351,7 @@ func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 		if err := call(ctx, s, pathRemove, opening{ID: id}, nil); err != nil {
 			return err
 		}
+		d.clearLeftovers(ctx, s)
 	}
 	if err := os.Remove(filepath.Join(dir, marker)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return machine.Errorf("state.readonly", "make the machine's folder writable", "forgetting where the machine's disk is: %w", err)
@@ -352,6 +388,9 @@ func (d *Driver) Prune(ctx context.Context, dryRun bool) (int, error) {
 		return 0, err
 	}
 	defer func() { _ = s.Close() }()
+	if !dryRun {
+		d.clearLeftovers(ctx, s)
+	}
 	var p pruned
 	path := pathPrune
 	if dryRun {

@@ -107,6 +107,9 @@ func TestProbeDouble(t *testing.T) {
 		t.Errorf("without limactl: %v", err)
 	}
 	expect("no virtual machine", "backend.missing")
+	if _, err := d.Probe(t.Context()); !errors.Is(err, driver.ErrInstallable) {
+		t.Errorf("no virtual machine: %v, which is to be mended by Install", err)
+	}
 	if _, err := os.Stat(inst); err == nil {
 		t.Error("Probe made a virtual machine")
 	}
@@ -117,6 +120,9 @@ func TestProbeDouble(t *testing.T) {
 	write(filepath.Join(home, "version"), "2.0.0-alpha.1")
 	write(filepath.Join(inst, "status"), "Stopped")
 	expect("stopped, never seen", "lima.stopped")
+	if _, err := d.Probe(t.Context()); !errors.Is(err, driver.ErrInstallable) {
+		t.Errorf("stopped: %v, which is to be mended by Install", err)
+	}
 	write(filepath.Join(inst, "status"), "Broken")
 	expect("broken", "lima.instance")
 	write(filepath.Join(inst, "status"), "Running")

@@ -170,7 +170,10 @@ func (h *Host) open(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if err := decode(r, &o); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(h.contents(), 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(h.contents(), 0o700), os.MkdirAll(h.locks(), 0o700)); err != nil {
+		return nil, err
+	}
+	if err := h.sweep(r.Context()); err != nil {
 		return nil, err
 	}
 	if o.ID != "" {
@@ -209,19 +212,72 @@ func (h *Host) own(ctx context.Context, id string) error {
 	if h.unlock != nil {
 		return errors.New("this session has a machine already")
 	}
-	locks := filepath.Join(h.Dir, "locks")
-	if err := errors.Join(os.MkdirAll(locks, 0o700), os.MkdirAll(h.machineDir(id), 0o700)); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, lockTime)
-	defer cancel()
-	unlock, err := flock.Lock(ctx, filepath.Join(locks, id))
+	unlock, err := h.lock(ctx, id)
 	if err != nil {
-		return machine.Errorf("lima.busy", "try again in a moment; if it stays, restart the virtual machine: `limactl stop` and `limactl start`", "an earlier session of the machine has not ended: %w", err)
+		return err
 	}
 	h.id, h.unlock = id, unlock
 	// What a session that was killed has left.
-	return os.RemoveAll(h.runDir(id))
+	parts, _ := filepath.Glob(filepath.Join(h.machineDir(id), newFile))
+	for _, path := range append(parts, h.mergedPath(id)) {
+		_ = os.Remove(path)
+	}
+	return errors.Join(os.RemoveAll(h.runDir(id)), os.MkdirAll(h.machineDir(id), 0o700))
+}
+
+// lock takes the lock of a machine's folder.
+func (h *Host) lock(ctx context.Context, id string) (unlock func(), err error) {
+	if err := os.MkdirAll(h.locks(), 0o700); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockTime)
+	defer cancel()
+	if unlock, err = flock.Lock(ctx, h.lockPath(id)); err != nil {
+		return nil, machine.Errorf("lima.busy", "try again in a moment; if it stays, restart the virtual machine: `limactl stop` and `limactl start`", "an earlier session of the machine has not ended: %w", err)
+	}
+	return unlock, nil
+}
+
+func (h *Host) locks() string               { return filepath.Join(h.Dir, "locks") }
+func (h *Host) lockPath(id string) string   { return filepath.Join(h.locks(), id) }
+func (h *Host) mergedPath(id string) string { return filepath.Join(h.machineDir(id), "export.img") }
+
+// newFile is the pattern of files that are being received.
+const newFile = ".new-*"
+
+// newContent makes a file for a content that is received. It is locked for as long as it is open, and
+// swept away when its session dies.
+func (h *Host) newContent(ctx context.Context) (*os.File, error) {
+	unlock, err := flock.Lock(ctx, h.lockPath("contents"))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	f, err := os.CreateTemp(h.contents(), newFile)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock.Hold(ctx, f); err != nil { // has closed it
+		return nil, errors.Join(err, os.Remove(f.Name()))
+	}
+	return f, nil
+}
+
+// sweep deletes contents whose sessions died before they had all of it.
+func (h *Host) sweep(ctx context.Context) error {
+	unlock, err := flock.Lock(ctx, h.lockPath("contents"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	parts, _ := filepath.Glob(filepath.Join(h.contents(), newFile))
+	for _, path := range parts {
+		if dead, err := flock.TryLock(path); err == nil && dead != nil {
+			_ = os.Remove(path)
+			dead()
+		}
+	}
+	return nil
 }
 
 func (h *Host) runDir(id string) string { return filepath.Join(h.Run, id) }
@@ -246,7 +302,11 @@ func (h *Host) content(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if !plainKey(key) {
 		return nil, errors.New("a file without a name")
 	}
-	return nil, h.receive(r, h.contentPath(key), key)
+	tmp, err := h.newContent(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return nil, receive(r, tmp, h.contentPath(key), key)
 }
 
 // disk receives one of the machine's own drives.
@@ -268,20 +328,20 @@ func (h *Host) disk(_ http.ResponseWriter, r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	return nil, h.receive(r, path, "")
+	tmp, err := os.CreateTemp(filepath.Dir(path), newFile)
+	if err != nil {
+		return nil, err
+	}
+	return nil, receive(r, tmp, path, "")
 }
 
-// receive makes a file of a request's body: the whole or none.
-func (h *Host) receive(r *http.Request, path, key string) error {
+// receive makes a file of a request's body by way of an empty one: the whole or none.
+func receive(r *http.Request, tmp *os.File, path, key string) error {
+	defer func() { _, _ = tmp.Close(), os.Remove(tmp.Name()) }()
 	size, err := strconv.ParseInt(r.URL.Query().Get("size"), 10, 64)
 	if err != nil || size < 0 || size > maxDisk {
 		return errors.New("a file without a size")
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
 	err = receiveSparse(tmp, r.Body, size)
 	if err == nil && key != "" && key[0] == 's' { // named by its own digest
 		var have string
@@ -292,8 +352,11 @@ func (h *Host) receive(r *http.Request, path, key string) error {
 	if err == nil {
 		err = tmp.Sync()
 	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
+	if err == nil { // while it is locked: nobody sweeps it away
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
 		return machine.Errorf("lima.transfer", "look at the free space of the virtual machine, and try again", "receiving a file: %w", err)
 	}
-	return os.Rename(tmp.Name(), path)
+	return nil
 }

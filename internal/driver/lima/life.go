@@ -255,10 +255,24 @@ func (h *Host) remove(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if _, err := h.running(); err == nil {
 		return nil, errors.New("the session's machine runs")
 	}
-	if err := h.own(r.Context(), o.ID); err != nil {
-		return nil, err
+	if !plainID(o.ID) {
+		return nil, errors.New("a machine without an id")
 	}
-	return nil, errors.Join(os.RemoveAll(h.machineDir(o.ID)), os.Remove(filepath.Join(h.Dir, "locks", o.ID)))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	unlock := h.unlock
+	if unlock == nil || h.id != o.ID {
+		var err error
+		if unlock, err = h.lock(r.Context(), o.ID); err != nil {
+			return nil, err
+		}
+	} else {
+		h.id, h.unlock = "", nil
+	}
+	// The lock's file goes while it is held: who waits for it sees that, and takes that of the next.
+	err := errors.Join(os.RemoveAll(h.machineDir(o.ID)), os.RemoveAll(h.runDir(o.ID)), os.Remove(h.lockPath(o.ID)))
+	unlock()
+	return nil, err
 }
 
 // export answers with a stopped machine's root file system as a tar file.
@@ -297,7 +311,7 @@ func (h *Host) exportTo(ctx context.Context, id string, w io.Writer) error {
 		return err
 	}
 	defer closeUpper()
-	merged := filepath.Join(h.machineDir(id), "export.img")
+	merged := h.mergedPath(id)
 	defer func() { _ = os.Remove(merged) }()
 	err = disk.CreateFile(merged, disk.Options{}, func(dw *disk.Writer) error {
 		_, err := layer.FromOverlay(ctx, dw, base, upper, upperDir, layer.Options{})
@@ -340,6 +354,12 @@ func (h *Host) prune(_ http.ResponseWriter, r *http.Request) (any, error) {
 			used[string(key)] = true
 		}
 	}
+	if err := os.MkdirAll(h.locks(), 0o700); err != nil {
+		return nil, err
+	}
+	if err := h.sweep(r.Context()); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(h.contents())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -347,7 +367,7 @@ func (h *Host) prune(_ http.ResponseWriter, r *http.Request) (any, error) {
 	var out pruned
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || used[e.Name()] || time.Since(info.ModTime()) < pruneAge {
+		if err != nil || used[e.Name()] || strings.HasPrefix(e.Name(), ".") || time.Since(info.ModTime()) < pruneAge {
 			continue
 		}
 		if r.URL.Query().Get("dry") == "" {

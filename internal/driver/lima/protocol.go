@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strings"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -84,7 +85,8 @@ type start struct {
 	Root   string       `json:"root"`            // key
 	Roles  []role       `json:"roles"`
 
-	dir string // the machine's folder on the host
+	dir      string // the machine's folder on the host
+	instance string // the virtual machine
 }
 
 type role struct {
@@ -153,7 +155,7 @@ func (f failed) err() error {
 func clean(s string, n int) string {
 	s = machine.Printable(s)
 	if len(s) > n {
-		s = s[:n] + "…"
+		s = strings.ToValidUTF8(s[:n], "") + "…" // no half of a character
 	}
 	return s
 }

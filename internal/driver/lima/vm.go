@@ -22,12 +22,7 @@ import (
 
 var errEnded = errors.New("the machine has ended")
 
-const (
-	killTimeout = 10 * time.Second // for the virtual machine to end a machine
-
-	// marker is a file in a machine's folder: its disk is in the virtual machine.
-	marker = "lima"
-)
+const killTimeout = 10 * time.Second // for the virtual machine to end a machine
 
 // vm implements driver.VM.
 type vm struct {
@@ -60,27 +55,24 @@ func newVM(out driver.Output) *vm {
 	return &vm{out: out, done: make(chan struct{})}
 }
 
-// kept is what the marker holds once the machine's disk is in the virtual machine.
-const kept = "kept"
-
 // begin sends the files and starts the machine. When it fails, a machine that was never started
 // before has nothing in the virtual machine.
 func (v *vm) begin(ctx context.Context, f *files, order start) error {
-	note := filepath.Join(order.dir, marker)
-	said, err := os.ReadFile(note)
-	fresh := errors.Is(err, os.ErrNotExist)
-	if fresh { // before the first thing that is kept there
-		if err := os.WriteFile(note, nil, 0o600); err != nil {
-			return machine.Errorf("state.readonly", "make the machine's folder writable", "noting where the machine's disk is: %w", err)
-		}
+	path := filepath.Join(order.dir, marker)
+	said, known, err := readNote(path)
+	if err == nil && !known { // before the first thing that is kept there
+		err = note{instance: order.instance}.write(path)
 	}
-	f.kept = string(said) == kept
+	if err != nil {
+		return err
+	}
+	f.kept = said.kept
 	err = v.launch(ctx, f, order)
-	if err != nil && fresh {
+	if err != nil && !known {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 		defer cancel()
 		if call(ctx, v.session, pathRemove, opening{ID: order.Boot.ID}, nil) == nil {
-			_ = os.Remove(note)
+			_ = os.Remove(path)
 		}
 	}
 	return err
@@ -90,8 +82,8 @@ func (v *vm) launch(ctx context.Context, f *files, order start) error {
 	if _, err := f.send(ctx, v.session, order.Boot.ID); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(order.dir, marker), []byte(kept), 0o600); err != nil {
-		return machine.Errorf("state.readonly", "make the machine's folder writable", "noting where the machine's disk is: %w", err)
+	if err := (note{kept: true, instance: order.instance}).write(filepath.Join(order.dir, marker)); err != nil {
+		return err
 	}
 	data, err := json.Marshal(order)
 	if err != nil {
