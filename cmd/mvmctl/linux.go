@@ -9,8 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/driver/firecracker"
@@ -72,6 +74,7 @@ func serveLinux() int {
 		Drivers: func(probe func(context.Context) (machine.Kernel, string, error)) []driver.Driver {
 			return linuxDrivers(probe, log)
 		},
+		Stopping: stopping,
 		Provide: func(ctx context.Context, emulate bool, words io.Writer) error {
 			return provide(ctx, emulate, words, log)
 		},
@@ -84,6 +87,14 @@ func serveLinux() int {
 		return 1
 	}
 	return 0
+}
+
+// stopping reports whether the virtual machine is being shut down.
+func stopping(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // its exit code is not 0 then
+	return strings.TrimSpace(string(out)) == "stopping"
 }
 
 // linuxDrivers are the backends in the virtual machine, the best one first.

@@ -2,6 +2,7 @@ package lima
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -226,4 +227,35 @@ func FuzzNote(f *testing.F) {
 			t.Errorf("%+v is not what it says", n)
 		}
 	})
+}
+
+// TestExplain: a machine that ends because its virtual machine is shut down did not end by itself.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	own := errors.New("the VMM's own")
+	for what, c := range map[string]struct {
+		stopping, asked bool
+		in              error
+		code            string
+		out             error
+	}{
+		"a power-off":                    {},
+		"a crash":                        {in: own, out: own},
+		"a shutdown":                     {stopping: true, code: "lima.lost"},
+		"a shutdown that a VMM dies by":  {stopping: true, in: own, code: "lima.lost"},
+		"asked for before it":            {stopping: true, asked: true},
+		"asked for before it, but crash": {stopping: true, asked: true, in: own, out: own},
+	} {
+		h := &Host{Stopping: func(context.Context) bool { return c.stopping }}
+		if c.asked {
+			h.ask()
+		}
+		err := h.explain(t.Context(), c.in)
+		if machine.CodeOf(err) != c.code || c.code == "" && !errors.Is(err, c.out) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := (&Host{}).explain(t.Context(), own); !errors.Is(err, own) {
+		t.Errorf("where nothing is known of a shutdown: %v", err)
+	}
 }

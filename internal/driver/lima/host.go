@@ -32,6 +32,8 @@ type Host struct {
 	// Drivers returns the inner backends, the best one first; probe returns what they may boot to find
 	// out whether KVM works.
 	Drivers func(probe func(context.Context) (machine.Kernel, string, error)) []driver.Driver
+	// Stopping reports whether the virtual machine is being shut down; nil: it never is.
+	Stopping func(ctx context.Context) bool
 	// Provide fetches what the inner backends lack, with emulate that of one which needs no KVM; nil: it
 	// cannot.
 	Provide func(ctx context.Context, emulate bool, words io.Writer) error
@@ -40,6 +42,7 @@ type Host struct {
 	id     string // of the machine whose folder is ours
 	unlock func()
 	vm     driver.VM
+	asked  bool          // for the machine's end
 	ended  chan struct{} // closed when vm has ended and nothing of it is left
 }
 
@@ -86,6 +89,7 @@ var errAnswered = errors.New("answered")
 func (h *Host) Close() {
 	h.mu.Lock()
 	vm, ended := h.vm, h.ended
+	h.asked = true
 	h.mu.Unlock()
 	if vm != nil {
 		_ = vm.Kill()

@@ -81,10 +81,30 @@ func (h *Host) start(w http.ResponseWriter, r *http.Request) (any, error) {
 	stop := context.AfterFunc(r.Context(), func() { _ = vm.Kill() })
 	err = vm.Wait()
 	stop()
+	err = h.explain(r.Context(), err)
 	_ = os.RemoveAll(b.RuntimeDir)
 	close(h.ended)
 	said.end(err)
 	return nil, errAnswered
+}
+
+// explain says why a machine ended. A virtual machine that is shut down ends the VMM as well as us, with
+// a signal by which a VMM ends as after a power-off.
+func (h *Host) explain(ctx context.Context, err error) error {
+	h.mu.Lock()
+	asked := h.asked
+	h.mu.Unlock()
+	if asked || h.Stopping == nil || !h.Stopping(ctx) {
+		return err
+	}
+	return machine.Errorf("lima.lost", "start it again with `mvmctl up`, which starts the virtual machine too", "the Lima virtual machine was shut down, and the machine with it")
+}
+
+// ask notes that the machine's end is asked for.
+func (h *Host) ask() {
+	h.mu.Lock()
+	h.asked = true
+	h.mu.Unlock()
 }
 
 // started notes the machine as this session's.
@@ -219,6 +239,7 @@ func (h *Host) shutdown(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.ask()
 	return nil, vm.Shutdown(r.Context())
 }
 
@@ -227,6 +248,7 @@ func (h *Host) kill(_ http.ResponseWriter, _ *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.ask()
 	return nil, vm.Kill()
 }
 
