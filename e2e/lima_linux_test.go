@@ -158,7 +158,7 @@ func TestLima(t *testing.T) {
 
 	l.limactl("stop", limaInstance)
 	l.awaitGuest(func() bool { v := l.machine("m"); return v == nil || v.State != "running" })
-	if v := l.machine("m"); v == nil || v.State != "crashed" || !regexp.MustCompile("the Lima virtual machine was (lost|shut down)").MatchString(v.Problem) {
+	if v := l.machine("m"); v == nil || v.State != "failed" || !regexp.MustCompile("the Lima virtual machine was (lost|shut down)").MatchString(v.Problem) {
 		t.Errorf("ls after limactl stop: %+v", v)
 	}
 	if r := l.run("exec", "m", "--", "true"); r.code != 125 {
@@ -169,12 +169,21 @@ func TestLima(t *testing.T) {
 	}
 	// Both start the virtual machine; one waits for the other.
 	ended := make(chan result, 2)
-	go func() { ended <- l.run("up", "-d", "--name", "m") }()
-	go func() { ended <- l.run("up", "-d", "--name", "n", "minimal") }()
+	go func() { ended <- l.run("up", "-d", "--timeout", "210s", "--name", "m") }() // the virtual machine is emulated
+	go func() { ended <- l.run("up", "-d", "--timeout", "210s", "--name", "n", "minimal") }()
 	for range cap(ended) {
 		if r := <-ended; r.code != 0 {
 			t.Errorf("up after limactl stop: %v", r)
 		}
+	}
+	if t.Failed() {
+		for _, m := range []string{"m", "n"} {
+			for _, log := range []string{"supervisor.log", "vmm.log"} {
+				data, _ := os.ReadFile(filepath.Join(l.dir, "state", "machines", m, "logs", log))
+				t.Logf("%s of %s: %s", log, m, data)
+			}
+		}
+		t.Fatalf("the virtual machine says: %s", l.inVM("journalctl", "-b", "--no-pager", "-n", "80"))
 	}
 	if out := l.must("exec", "m", "--", "cat", "/srv/f"); out != "mine\n" {
 		t.Errorf("what it wrote before: %q", out)
