@@ -297,7 +297,11 @@ func TestSameAnswersOnEveryBackend(t *testing.T) {
 			return asked{l, []string{ref}}
 		},
 		"microvm.nix": func(t *testing.T) asked { return runnerOf(t, ref) },
-		"lima": func(t *testing.T) asked { l := inLima(t); l.must("doctor", "--fix"); return asked{l.lab, []string{ref}} },
+		"lima": func(t *testing.T) asked {
+			l := inLima(t)
+			l.must("doctor", "--fix")
+			return asked{l.lab, []string{ref}}
+		},
 	}
 	digests := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(backends)) {
