@@ -285,7 +285,7 @@ func doubleVM(t testing.TB, dir string) *linuxenv.VM {
 		copyFile(t, limactl, self)
 	}
 	return linuxenv.New(linuxenv.Options{
-		Limactl: limactl, Instance: doubleName, Program: func() (string, error) { return limactl, nil }, LockDir: filepath.Join(dir, "locks"),
+		Limactl: limactl, Instance: doubleName, Program: func() (string, error) { return limactl, nil }, LockDir: filepath.Join(dir, fmt.Sprint("lima", os.Getuid())),
 		Environ: []string{"LIMA_HOME=" + filepath.Join(dir, fmt.Sprint("lima", os.Getuid())), "PATH=" + os.Getenv("PATH")},
 	})
 }

@@ -107,7 +107,7 @@ func TestStartsAtOnceDouble(t *testing.T) {
 			if boots() != "boot\n" {
 				t.Errorf("it was booted so often: %q", boots())
 			}
-			if data, err := os.ReadFile(filepath.Join(dir, "locks", "lima-"+doubleName+".lock")); err != nil || len(data) != 0 {
+			if data, err := os.ReadFile(filepath.Join(home, "lima-"+doubleName+".lock")); err != nil || len(data) != 0 {
 				t.Errorf("the lock still says %q, %v", data, err)
 			}
 		})
