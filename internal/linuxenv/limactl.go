@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -79,6 +80,9 @@ func (v *VM) Find(ctx context.Context) (Tool, error) {
 		name = "limactl"
 	}
 	path, err := exec.LookPath(name)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
 	if err != nil {
 		return Tool{}, machine.Errorf("lima.missing", installLima, "limactl is not installed: %w", err)
 	}
@@ -219,6 +223,7 @@ func (v *VM) limactl(ctx context.Context, t Tool, progress io.Writer, args ...st
 // it with its context.
 func own(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/" // the virtual machine outlives the command, and holds nobody's folder
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = endGrace
 	fence()
