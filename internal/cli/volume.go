@@ -23,8 +23,9 @@ func (a *app) volumeCommand() *cobra.Command {
   mvmctl up redis:7 -d --name cache -v data:/data
 
 makes the volume "data" if it is not there. Only one running machine can write it. A volume is
-a disk image for every backend that boots a kernel, or is kept by a Docker engine for machines
-in its containers; its first machine decides, and data does not move between the two.`,
+a disk image for every backend that boots a kernel here, or is kept by a Docker engine for machines
+in its containers, or by the Lima virtual machine for those in it; its first machine decides, and
+data does not move.`,
 	}, a.volumeListCommand(), a.volumeCreateCommand(), a.volumeInspectCommand(), a.volumeRemoveCommand(), a.volumePruneCommand())
 }
 
@@ -56,8 +57,11 @@ func (a *app) volumeListCommand() *cobra.Command {
 					continue
 				}
 				size, used := machine.FormatSize(v.Size), machine.FormatSize(v.Used)
-				if v.KeptBy != "" { // which holds it to no size, and counts it itself
-					size, used = "-", "-"
+				if v.KeptBy != "" { // which counts it itself
+					used = "-"
+					if !v.Held {
+						size = "-"
+					}
 				}
 				t.Row(v.Name, size, used, cmp.Or(v.KeptBy, "disk image"), strings.Join(v.InUseBy, ","), ui.Age(time.Since(v.Created)))
 			}

@@ -29,6 +29,7 @@ type note struct {
 	ID      string `json:"id"`
 	At      string `json:"at,omitempty"`
 	Size    int64  `json:"size_bytes,omitempty"`
+	Held    bool   `json:"held,omitempty"` // the backend holds it to Size
 	Made    bool   `json:"made,omitempty"`
 }
 
@@ -65,7 +66,7 @@ func (s *Store) Keep(ctx context.Context, name string, size int64, backend strin
 		}
 		return Info{}, err
 	}
-	n.Made, n.Size = true, cmp.Or(has, n.Size)
+	n.Made, n.Held, n.Size = true, has != 0, cmp.Or(has, n.Size)
 	if err := s.write(name, n); err != nil {
 		return Info{}, err
 	}
@@ -119,7 +120,7 @@ func (s *Store) kept(name string) (Info, error) {
 	}
 	return Info{
 		Name: name, Path: path, Size: n.Size, Created: created(s.place(name), info),
-		KeptBy: n.Backend, Kept: n.ID, KeptAt: n.At, made: n.Made,
+		KeptBy: n.Backend, Kept: n.ID, KeptAt: n.At, Held: n.Held, made: n.Made,
 	}, nil
 }
 

@@ -52,6 +52,7 @@ type Info struct {
 	KeptBy string `json:"kept_by,omitempty"`
 	Kept   string `json:"kept,omitempty"`
 	KeptAt string `json:"kept_at,omitempty"`
+	Held   bool   `json:"held,omitempty"` // that backend holds it to Size
 	made   bool   // by the backend; false when that was begun
 
 	Unused bool `json:"unused,omitempty"` // no machine has had it yet: it can still be any backend's

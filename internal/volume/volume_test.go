@@ -207,7 +207,7 @@ func TestKeptAfterCreate(t *testing.T) {
 		t.Errorf("made again: %v", err)
 	}
 	one, err := s.Keep(t.Context(), "one", 0, "boat", keep)
-	if err != nil || one.KeptBy != "boat" || one.Size != 16<<20+4096 { // what the backend says
+	if err != nil || one.KeptBy != "boat" || one.Size != 16<<20+4096 || !one.Held { // what the backend says
 		t.Errorf("%+v, %v", one, err)
 	}
 	if _, err := os.Lstat(filepath.Join(s.place("one"), imageFile)); !errors.Is(err, os.ErrNotExist) {
