@@ -166,7 +166,7 @@ func backendsOf(list []engine.Backend, forced string) []doctor.Backend {
 		}
 		out = append(out, doctor.Backend{
 			Name: b.Name, Available: b.Available, Chosen: b.Chosen, Better: b.Better, Summary: strings.Join(parts, ", "),
-			Notes: b.Notes, Problem: b.Problem, Remedy: b.Remedy, Fetchable: b.Fetchable,
+			Notes: b.Notes, Problem: b.Problem, Remedy: b.Remedy, Fetchable: b.Fetchable, ByName: b.ByName,
 		})
 	}
 	return out

@@ -184,7 +184,7 @@ func backendsCheck(h Host) Check {
 			if b.Fetchable && h.Install != nil && (b.Better || chosen == nil) {
 				fetchable = append(fetchable, b.Name)
 			}
-			if !b.Available && b.Remedy != "" {
+			if !b.Available && b.Remedy != "" && !b.ByName {
 				fixes = append(fixes, b.Name+": "+b.Remedy)
 			}
 		}

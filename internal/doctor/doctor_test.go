@@ -94,6 +94,7 @@ func TestDirectories(t *testing.T) {
 }
 
 func TestBackends(t *testing.T) {
+	named := func(b Backend) Backend { b.ByName = true; return b }
 	answer := func(bs ...Backend) Host {
 		return Host{Backends: func(context.Context) []Backend { return bs }}
 	}
@@ -112,6 +113,7 @@ func TestBackends(t *testing.T) {
 			"others are", "  two (2.0), with --hypervisor two", "    a note of two", "  three: three is not installed", "    to have it: apt install three",
 		}, "\n")}},
 		{"one missing", answer(bad), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\nthree: three is not installed\n  to have it: apt install three", Fix: "three: apt install three"}},
+		{"one missing, only on request", answer(named(bad)), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\nthree: three is not installed\n  to have it: apt install three"}},
 		{"only on request", answer(other), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here\ntwo (2.0), with --hypervisor two\n  a note of two"}},
 		{"none", answer(), Finding{Level: Fail, Message: "no backend that `up` would use can run machines here"}},
 	} {

@@ -44,6 +44,7 @@ type Backend struct {
 	Problem   string // what is missing
 	Remedy    string
 	Fetchable bool // Host.Install can get what is missing
+	ByName    bool // `up` uses it only when it is named
 }
 
 // Machine is one machine's name and state.

@@ -182,8 +182,9 @@ type ImageInfo struct {
 type Backend struct {
 	Name       string           `json:"name"`
 	Available  bool             `json:"available"`
-	Chosen     bool             `json:"chosen"`           // what `up` would use
-	Better     bool             `json:"better,omitempty"` // `up` would use it before the chosen one, if it could
+	Chosen     bool             `json:"chosen"`            // what `up` would use
+	Better     bool             `json:"better,omitempty"`  // `up` would use it before the chosen one, if it could
+	ByName     bool             `json:"by_name,omitempty"` // `up` uses it only with --hypervisor
 	Version    string           `json:"version,omitempty"`
 	Accel      string           `json:"accelerator,omitempty"`
 	Isolation  string           `json:"isolation,omitempty"`

@@ -168,7 +168,7 @@ func (e *Engine) Backends(ctx context.Context) []Backend {
 		begin := time.Now()
 		caps, err := d.Probe(ctx)
 		b := Backend{
-			Name: d.Name(), Available: err == nil, Version: caps.Version, Accel: caps.Accelerator, Isolation: string(caps.Isolation),
+			Name: d.Name(), Available: err == nil, ByName: e.Explicit[d.Name()], Version: caps.Version, Accel: caps.Accelerator, Isolation: string(caps.Isolation),
 			Transport: caps.Transport, Binary: caps.BinaryPath, Notes: caps.Notes, Lacks: caps.Lacks, ProbedInMS: time.Since(begin).Milliseconds(),
 		}
 		if err != nil {

@@ -21,7 +21,7 @@ import (
 // is. When ctx ends first, the waiting call is left to finish in the background, where it gives the
 // lock back at once.
 func Lock(ctx context.Context, path string) (unlock func(), err error) {
-	for {
+	for range maxRounds {
 		f, err := open(path)
 		if err != nil {
 			return nil, err
@@ -33,7 +33,19 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 			return func() { _ = f.Close() }, nil
 		}
 		_ = f.Close()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 	}
+	return nil, errUnstable(path)
+}
+
+// maxRounds bounds how often a lock's file may be found replaced: some file systems never say the
+// same of an open file and of its name.
+const maxRounds = 100
+
+func errUnstable(path string) error {
+	return fmt.Errorf("locking %s: the file of that name is another each time", path)
 }
 
 // isStill reports whether a name means the file that is open.
@@ -69,7 +81,7 @@ func Hold(ctx context.Context, f *os.File) error {
 
 // TryLock is Lock without waiting: unlock is nil when somebody else holds the lock.
 func TryLock(path string) (unlock func(), err error) {
-	for {
+	for range maxRounds {
 		f, err := open(path)
 		if err != nil {
 			return nil, err
@@ -86,6 +98,7 @@ func TryLock(path string) (unlock func(), err error) {
 			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}
 	}
+	return nil, errUnstable(path)
 }
 
 func open(path string) (*os.File, error) {

@@ -112,6 +112,7 @@ func (v *VM) lock(ctx context.Context, words io.Writer) (unlock func(), err erro
 		return nil, machine.Errorf("state.readonly", "make the state folder writable", "locking the Lima instance %s: %w", v.opts.Instance, err)
 	}
 	if unlock != nil {
+		_ = os.Truncate(path, 0) // what it says is of a holder that was killed
 		return unlock, nil
 	}
 	if by := holder(path); by != "" && words != nil {

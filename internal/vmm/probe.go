@@ -164,7 +164,7 @@ func (p Probe) now() time.Time {
 func notStarted(err error) error {
 	code := machine.CodeOf(err)
 	switch {
-	case code == "", strings.HasPrefix(code, "limit."):
+	case code == "", code == "backend.missing", strings.HasPrefix(code, "limit."): // the program was not run
 		return &UntriedError{err}
 	case code == "boot.vmm_died" && !wasKilled(err), strings.HasPrefix(code, "backend."):
 		return err

@@ -113,12 +113,12 @@ func (d *Driver) Start(ctx context.Context, b machine.Boot, out driver.Output) (
 	return c.start(ctx, b, root, p, out)
 }
 
-// start makes the container and starts it. When it fails, a container that it made is gone again.
+// start makes the container and starts it. When it fails, a container that it made is gone again, or noted (unmake).
 func (c *client) start(ctx context.Context, b machine.Boot, root *os.File, p prepared, out driver.Output) (driver.VM, error) {
 	_, err := os.Lstat(ownDir(b))
 	known := err == nil
 	fail := func(err error) (driver.VM, error) {
-		if _, left := os.Lstat(filepath.Join(b.Dir, marker)); !known && left != nil {
+		if _, unmarked := os.Lstat(filepath.Join(b.Dir, marker)); !known && unmarked != nil {
 			_ = os.RemoveAll(ownDir(b))
 		}
 		return nil, err

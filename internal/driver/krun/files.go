@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/vmm"
@@ -143,7 +144,9 @@ func description(data []byte) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a pipe: %w", err)
 	}
-	_, err = w.Write(data) // it has room for a description
+	// It has room for a description, unless its user has very many pipes (pipe(7)).
+	_ = w.SetWriteDeadline(time.Now().Add(time.Second))
+	_, err = w.Write(data)
 	if err = errors.Join(err, w.Close()); err != nil {
 		_ = r.Close()
 		return nil, fmt.Errorf("writing the machine's description: %w", err)

@@ -104,17 +104,21 @@ func TestCapabilitiesOfTheVirtualMachine(t *testing.T) {
 func TestNotes(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]note{
-		"": {}, "kept": {kept: true}, // of an earlier release
+		"kept":          {kept: true}, // of an earlier release
 		"kept mvmctl\n": {kept: true, instance: "mvmctl"}, "making other\n": {instance: "other"},
-		"kept a b\n": {kept: true}, "kept -x\n": {kept: true}, "kept ../x": {kept: true}, "Kept x": {instance: "x"},
 	} {
-		if got := parseNote(text); got != want {
-			t.Errorf("%q: %+v, want %+v", text, got, want)
+		if got, err := parseNote(text); got != want || err != nil {
+			t.Errorf("%q: %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "\n", "kep", "kept a b\n", "kept -x\n", "kept ../x", "Kept x"} { // cut, or somebody else's
+		if got, err := parseNote(text); err == nil {
+			t.Errorf("%q: %+v, want an error", text, got)
 		}
 	}
 	for _, n := range []note{{}, {kept: true}, {true, "a"}, {false, "b"}} {
-		if got := parseNote(n.String()); got != n {
-			t.Errorf("%+v became %+v", n, got)
+		if got, err := parseNote(n.String()); got != n || err != nil {
+			t.Errorf("%+v became %+v, %v", n, got, err)
 		}
 	}
 }
@@ -220,11 +224,14 @@ func FuzzNote(f *testing.F) {
 	f.Add("kept mvmctl\n")
 	f.Add("making -x y")
 	f.Fuzz(func(t *testing.T, text string) {
-		n := parseNote(text)
+		n, err := parseNote(text)
+		if err != nil {
+			return
+		}
 		if n.instance != "" && !linuxenv.PlainName(n.instance) {
 			t.Errorf("the instance %q", n.instance)
 		}
-		if parseNote(n.String()) != n {
+		if again, err := parseNote(n.String()); again != n || err != nil {
 			t.Errorf("%+v is not what it says", n)
 		}
 	})

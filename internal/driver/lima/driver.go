@@ -335,6 +335,9 @@ func (d *Driver) session(ctx context.Context) (*linuxenv.Session, error) {
 func (d *Driver) Remove(ctx context.Context, id, dir string) error {
 	if dir != "" {
 		n, there, err := readNote(filepath.Join(dir, marker))
+		if machine.CodeOf(err) == "state.corrupt" {
+			err = nil // whatever it said, the disk is to go
+		}
 		if err == nil && there {
 			err = n.elsewhere(d.opts.VM.Instance())
 		}

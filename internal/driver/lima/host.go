@@ -222,10 +222,13 @@ func (h *Host) own(ctx context.Context, id string) error {
 	}
 	h.id, h.unlock = id, unlock
 	// What a session that was killed has left.
-	parts, _ := filepath.Glob(filepath.Join(h.machineDir(id), newFile))
-	for _, path := range append(parts, h.mergedPath(id)) {
-		_ = os.Remove(path)
+	for _, pattern := range []string{newFile, ".export.img.*"} {
+		parts, _ := filepath.Glob(filepath.Join(h.machineDir(id), pattern))
+		for _, path := range parts {
+			_ = os.Remove(path)
+		}
 	}
+	_ = os.Remove(h.mergedPath(id))
 	return errors.Join(os.RemoveAll(h.runDir(id)), os.MkdirAll(h.machineDir(id), 0o700))
 }
 

@@ -126,6 +126,7 @@ func (h *Host) boot(s start) (driver.Driver, machine.Boot, error) {
 	id := h.id
 	h.mu.Unlock()
 	b := s.Boot
+	b.Disks, b.Runner = nil, "" // paths of files are nobody's to say but ours
 	if id == "" || b.ID != id {
 		return nil, b, errors.New("a machine whose folder is not open")
 	}

@@ -133,6 +133,23 @@ func TestLifeDouble(t *testing.T) {
 	if err := end(t, m); machine.CodeOf(err) != "lima.lost" {
 		t.Errorf("a session that was killed: %v, want lima.lost", err)
 	}
+	// A marker of which only a part was written does not give the machine an empty disk.
+	marker := filepath.Join(b.Dir, "lima")
+	whole, err := os.ReadFile(marker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"", "kep"} {
+		if err := os.WriteFile(marker, []byte(part), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Start(t.Context(), b, driver.Output{}); machine.CodeOf(err) != "state.corrupt" {
+			t.Errorf("Start with the marker %q: %v, want state.corrupt", part, err)
+		}
+	}
+	if err := os.WriteFile(marker, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	// The host's disk does not count any more.
 	if err := os.WriteFile(b.Disks[1].Path, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)

@@ -6,9 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/mvmctl/mvmctl/internal/disk"
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/linuxenv"
 	"github.com/mvmctl/mvmctl/internal/machine"
@@ -45,12 +47,13 @@ func (n note) String() string {
 	return state + " " + n.instance + "\n"
 }
 
-func parseNote(text string) note {
-	state, instance, _ := strings.Cut(strings.TrimSpace(text), " ")
-	if !linuxenv.PlainName(instance) {
-		instance = ""
+// parseNote reads one. Earlier releases wrote nothing, or "kept", without the instance.
+func parseNote(text string) (note, error) {
+	state, instance, named := strings.Cut(strings.TrimSpace(text), " ")
+	if named && !linuxenv.PlainName(instance) || !slices.Contains([]string{noteKept, noteMaking}, state) {
+		return note{}, errors.New("it says nothing of a disk")
 	}
-	return note{kept: state == noteKept, instance: instance}
+	return note{kept: state == noteKept, instance: instance}, nil
 }
 
 // readNote reads a marker. One that is not there is no error.
@@ -67,11 +70,19 @@ func readNote(path string) (n note, there bool, err error) {
 	if err != nil {
 		return note{}, false, machine.Errorf("state.readonly", "make the machine's folder readable", "finding out where the machine's disk is: %w", err)
 	}
-	return parseNote(string(data)), true, nil
+	if n, err = parseNote(string(data)); err != nil {
+		return note{}, true, machine.Errorf("state.corrupt", "look at the file; `mvmctl reset` starts the machine with an empty disk", "reading %s: %w", path, err)
+	}
+	return n, true, nil
 }
 
 func (n note) write(path string) error {
-	if err := os.WriteFile(path, []byte(n.String()), 0o600); err != nil {
+	// The old one or the new one, never half of it: without it the machine would get an empty disk.
+	err := disk.Atomically(path, func(f *os.File) error {
+		_, err := f.WriteString(n.String())
+		return err
+	})
+	if err != nil {
 		return machine.Errorf("state.readonly", "make the machine's folder writable", "noting where the machine's disk is: %w", err)
 	}
 	return nil
@@ -95,6 +106,9 @@ func (d *Driver) Forget(id, dir string) error {
 		return nil
 	}
 	n, there, err := readNote(filepath.Join(dir, marker))
+	if machine.CodeOf(err) == "state.corrupt" {
+		err = nil
+	}
 	if err != nil || !there {
 		return err
 	}
@@ -122,10 +136,16 @@ func (d *Driver) clearLeftovers(ctx context.Context, s requester) {
 	for _, entry := range notes {
 		path := filepath.Join(d.leftovers(), entry.Name())
 		n, there, err := readNote(path)
-		if err != nil || !there || n.instance != d.opts.VM.Instance() || !plainID(entry.Name()) {
+		id, isVolume := strings.CutPrefix(entry.Name(), volumeNote)
+		if err != nil || !there || n.instance != d.opts.VM.Instance() || !plainID(id) {
 			continue
 		}
-		if call(ctx, s, pathRemove, opening{ID: entry.Name()}, nil) == nil {
+		if isVolume {
+			err = call(ctx, s, pathDrop, keeping{ID: id}, nil)
+		} else {
+			err = call(ctx, s, pathRemove, opening{ID: id}, nil)
+		}
+		if err == nil {
 			_ = os.Remove(path)
 		}
 	}

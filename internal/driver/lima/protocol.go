@@ -86,6 +86,7 @@ type start struct {
 	Roles  []role       `json:"roles"`
 
 	dir      string // the machine's folder on the host
+	noted    note   // its marker
 	instance string // the virtual machine
 }
 

@@ -66,7 +66,7 @@ func (v *vm) begin(ctx context.Context, f *files, order start) error {
 	if err != nil {
 		return err
 	}
-	f.kept = said.kept
+	f.kept, order.noted = said.kept, said
 	err = v.launch(ctx, f, order)
 	if err != nil && !known {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
@@ -82,8 +82,10 @@ func (v *vm) launch(ctx context.Context, f *files, order start) error {
 	if _, err := f.send(ctx, v.session, order.Boot.ID); err != nil {
 		return err
 	}
-	if err := (note{kept: true, instance: order.instance}).write(filepath.Join(order.dir, marker)); err != nil {
-		return err
+	if now := (note{kept: true, instance: order.instance}); now != order.noted {
+		if err := now.write(filepath.Join(order.dir, marker)); err != nil {
+			return err
+		}
 	}
 	data, err := json.Marshal(order)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mvmctl/mvmctl/internal/disk"
 	"github.com/mvmctl/mvmctl/internal/driver"
+	"github.com/mvmctl/mvmctl/internal/flock"
 	"github.com/mvmctl/mvmctl/internal/machine"
 )
 
@@ -27,7 +28,30 @@ func (d *Driver) KeepVolume(ctx context.Context, v driver.Volume) (at string, si
 	}
 	defer func() { _ = s.Close() }()
 	size = cmp.Or(v.Size, machine.DefaultVolumeSize)
-	return d.opts.VM.Instance(), size, call(ctx, s, pathKeep, keeping{ID: v.ID, Size: size}, nil)
+	if err := call(ctx, s, pathKeep, keeping{ID: v.ID, Size: size}, nil); err != nil {
+		// It may have been made after all, and nobody will ask for it by this name again.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leftoverTime)
+		defer cancel()
+		if call(ctx, s, pathDrop, keeping{ID: v.ID}, nil) != nil {
+			err = errors.Join(err, d.leaveVolume(v.ID))
+		}
+		return "", 0, err
+	}
+	return d.opts.VM.Instance(), size, nil
+}
+
+// volumeNote is what the name of a leftover begins with that is a volume.
+const volumeNote = "volume-"
+
+// leaveVolume notes a volume that is to be deleted.
+func (d *Driver) leaveVolume(id string) error {
+	if d.opts.StateDir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(d.leftovers(), 0o700); err != nil {
+		return machine.Errorf("state.readonly", "make the state folder writable", "noting a volume that is to be deleted: %w", err)
+	}
+	return note{instance: d.opts.VM.Instance()}.write(filepath.Join(d.leftovers(), volumeNote+id))
 }
 
 // DropVolume implements driver.VolumeKeeper. What a virtual machine had that is not there any more
@@ -57,13 +81,23 @@ func (h *Host) keep(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, errors.New("a volume without an id or a size")
 	}
 	path := h.volumePath(k.ID)
-	if _, err := os.Lstat(path); err == nil {
-		return nil, nil
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	err := disk.CreateEmpty(path, disk.Options{Size: k.Size, Label: "mvm-volume", Journal: true})
+	unlock, err := flock.Lock(r.Context(), filepath.Join(filepath.Dir(path), "lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	// What a session that was killed has left: nobody else makes one now.
+	parts, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".*.img.*"))
+	for _, part := range parts {
+		_ = os.Remove(part)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return nil, nil
+	}
+	err = disk.CreateEmpty(path, disk.Options{Size: k.Size, Label: "mvm-volume", Journal: true})
 	if err != nil {
 		return nil, machine.Errorf("lima.transfer", "look at the free space of the virtual machine, and try again", "making a volume: %w", err)
 	}
