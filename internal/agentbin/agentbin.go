@@ -119,7 +119,7 @@ func (s source) fromEmbedded(ctx context.Context, cacheDir string) (file, digest
 	}
 	digest = string(bytes.TrimSpace(raw))
 	if !isDigest(digest) {
-		return "", "", errors.New("reading embedded agent: its digest is malformed")
+		return "", "", fmt.Errorf("reading the embedded %s: its digest is malformed", s.name())
 	}
 	packed, err := s.files.Open(path.Join(dir, s.name()+".gz"))
 	if err != nil {
@@ -128,7 +128,7 @@ func (s source) fromEmbedded(ctx context.Context, cacheDir string) (file, digest
 	defer packed.Close()
 	size, err := unpackedSize(packed)
 	if err != nil {
-		return "", "", fmt.Errorf("reading embedded agent: %w", err)
+		return "", "", fmt.Errorf("reading the embedded %s: %w", s.name(), err)
 	}
 	file = s.cachePath(cacheDir, digest)
 	if isReady(file, size) {
@@ -136,10 +136,10 @@ func (s source) fromEmbedded(ctx context.Context, cacheDir string) (file, digest
 	}
 	zr, err := gzip.NewReader(packed)
 	if err != nil {
-		return "", "", fmt.Errorf("reading embedded agent: %w", err)
+		return "", "", fmt.Errorf("reading the embedded %s: %w", s.name(), err)
 	}
 	if err := install(ctx, file, digest, zr); err != nil {
-		return "", "", fmt.Errorf("unpacking agent: %w", err)
+		return "", "", fmt.Errorf("unpacking %s: %w", s.name(), err)
 	}
 	return file, digest, nil
 }
@@ -167,14 +167,14 @@ func unpackedSize(f fs.File) (int64, error) {
 func (s source) fromFile(ctx context.Context, cacheDir, name string) (file, digest string, err error) {
 	st, err := os.Stat(name)
 	if err != nil {
-		return "", "", fmt.Errorf("reading agent: %w", err)
+		return "", "", fmt.Errorf("reading %s: %w", s.name(), err)
 	}
 	if !st.Mode().IsRegular() || st.Size() > maxAgent {
 		return "", "", invalid(name, "it is not a file of at most %d bytes", maxAgent)
 	}
 	content, err := os.ReadFile(name)
 	if err != nil {
-		return "", "", fmt.Errorf("reading agent: %w", err)
+		return "", "", fmt.Errorf("reading %s: %w", s.name(), err)
 	}
 	if err := checkExecutable(name, content, s.arch); s.helper == "" && err != nil { // of a helper this host says so itself
 		return "", "", err
@@ -186,7 +186,7 @@ func (s source) fromFile(ctx context.Context, cacheDir, name string) (file, dige
 		return file, digest, nil
 	}
 	if err := install(ctx, file, digest, bytes.NewReader(content)); err != nil {
-		return "", "", fmt.Errorf("copying agent: %w", err)
+		return "", "", fmt.Errorf("copying %s: %w", s.name(), err)
 	}
 	return file, digest, nil
 }
@@ -231,7 +231,7 @@ func isReady(file string, size int64) bool {
 	return err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o555 == 0o555 && st.Size() == size
 }
 
-const unpacking = "unpacking the guest agent"
+const unpacking = "unpacking a program of mvmctl's"
 
 // cacheFile is the file that is written: what it refuses is told apart from what cannot be read.
 type cacheFile struct{ f *os.File }

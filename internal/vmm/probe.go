@@ -209,6 +209,8 @@ func (p Probe) boot(ctx context.Context, assets ProbeAssets) error {
 	default:
 	}
 	switch {
+	case errors.Is(probeCtx.Err(), context.DeadlineExceeded):
+		return lostError{fmt.Errorf("it did not get there in %s", probeTimeout)}
 	case probeCtx.Err() != nil:
 		return lostError{fmt.Errorf("it said nothing for %s", quiet)}
 	case err != nil:
