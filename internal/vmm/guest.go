@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
+
+	"github.com/mvmctl/mvmctl/internal/driver"
 )
 
 // ErrDeaf says that the guest does not listen yet.
@@ -35,6 +38,64 @@ func AwaitGuest(ctx context.Context, conn net.Conn) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrDeaf, err)
+}
+
+// GuestSocket is the socket of a VMM like those by which the guest's agent is reached.
+type GuestSocket struct {
+	Path string
+	// Hopeless says why it is no use to wait for a socket that is not there yet, which missing is the
+	// error of; nil while it is. No function: nobody knows.
+	Hopeless func(missing error) error
+
+	heard atomic.Bool // the guest listens
+}
+
+// Dial connects to the agent's port of a guest whose VMM is c. It waits until the guest listens, ctx
+// ends or the VMM does (ErrEnded). Such a VMM connects only the ports that it was started with.
+func (g *GuestSocket) Dial(ctx context.Context, port uint32, c *Child) (net.Conn, error) {
+	if port != driver.AgentPort {
+		return nil, driver.ErrNoSuchPort
+	}
+	var retry Retry
+	for {
+		conn, err := g.dialOnce(ctx)
+		switch {
+		case err == nil:
+			return conn, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
+		case c.Ended():
+			return nil, ErrEnded
+		case !errors.Is(err, ErrDeaf) && !NoSocket(err):
+			return nil, err
+		}
+		if g.Hopeless != nil && NoSocket(err) {
+			if why := g.Hopeless(err); why != nil {
+				return nil, why
+			}
+		}
+		switch err := retry.Pause(ctx, c.Exited); {
+		case errors.Is(err, ErrEnded):
+			return nil, err
+		case err != nil:
+			return nil, fmt.Errorf("waiting for the guest: %w", err)
+		}
+	}
+}
+
+func (g *GuestSocket) dialOnce(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	if !g.heard.Load() {
+		conn, err := d.DialContext(ctx, "unix", g.Path)
+		if err != nil {
+			return nil, err
+		}
+		if err := AwaitGuest(ctx, conn); err != nil {
+			return nil, err
+		}
+		g.heard.Store(true)
+	}
+	return d.DialContext(ctx, "unix", g.Path)
 }
 
 // errSeen ends the handshake.

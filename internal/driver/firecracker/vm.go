@@ -10,16 +10,12 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/vmm"
 	"github.com/mvmctl/mvmctl/internal/vsock"
 )
-
-// drainTimeout bounds how long the last output of a Firecracker that has ended is waited for.
-const drainTimeout = 2 * time.Second
 
 // vm implements driver.VM.
 type vm struct {
@@ -100,19 +96,7 @@ func (v *vm) switchConsole() {
 func (v *vm) reap() {
 	<-v.child.Exited
 	_ = v.logged.w.Close() // the last writer: now its reader sees the end
-	drained := make(chan struct{})
-	go func() {
-		v.copying.Wait()
-		close(drained)
-	}()
-	timer := time.NewTimer(drainTimeout)
-	select {
-	case <-drained:
-	case <-timer.C:
-	}
-	timer.Stop()
-	v.closeOurs()
-	<-drained
+	vmm.Drain(v.copying.Wait, v.closeOurs)
 	v.api.close()
 	err := v.verdict()
 	if cerr := v.site.remove(); cerr != nil {

@@ -2,28 +2,22 @@ package krun
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/vmm"
 )
 
-// drainTimeout bounds how long the last output of a runner that has ended is waited for.
-const drainTimeout = 2 * time.Second
-
 // vm implements driver.VM.
 type vm struct {
-	log    *slog.Logger
-	socket string
-	child  *vmm.Child
+	log   *slog.Logger
+	guest vmm.GuestSocket
+	child *vmm.Child
 
 	console *os.File // the guest's serial port
 	output  *os.File // what the runner and libkrun print
@@ -36,7 +30,6 @@ type vm struct {
 
 	mu     sync.Mutex
 	killed bool
-	heard  bool // the guest listens
 
 	done chan struct{} // closed when all is gone
 	err  error         // valid once done is closed
@@ -55,7 +48,7 @@ func newVM(socket string, out driver.Output, log *slog.Logger) *vm {
 	if out.VMM == nil {
 		out.VMM = io.Discard
 	}
-	return &vm{log: log, socket: socket, out: out, done: make(chan struct{})}
+	return &vm{log: log, guest: vmm.GuestSocket{Path: socket}, out: out, done: make(chan struct{})}
 }
 
 // run starts the readers and the one who waits for the end.
@@ -68,21 +61,9 @@ func (v *vm) run() {
 // reap waits for the end, collects what was said last, and clears up.
 func (v *vm) reap() {
 	<-v.child.Exited
-	drained := make(chan struct{})
-	go func() {
-		v.copying.Wait()
-		close(drained)
-	}()
-	timer := time.NewTimer(drainTimeout)
-	select {
-	case <-drained:
-	case <-timer.C:
-	}
-	timer.Stop()
-	v.closeOurs()
-	<-drained
+	vmm.Drain(v.copying.Wait, v.closeOurs)
 	err := v.verdict()
-	if cerr := removeSocket(v.socket); cerr != nil {
+	if cerr := removeSocket(v.guest.Path); cerr != nil {
 		v.log.Error("clearing up after libkrun", "error", cerr)
 		if err == nil {
 			err = machine.Errorf("state.readonly", "look at the machine's folder", "clearing up after libkrun: %w", cerr)
@@ -119,49 +100,7 @@ func (v *vm) verdict() error {
 
 // Dial implements driver.VM.
 func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
-	if port != driver.AgentPort {
-		return nil, driver.ErrNoSuchPort // libkrun connects only the ports that it was started with
-	}
-	var retry vmm.Retry
-	for {
-		conn, err := v.dialOnce(ctx)
-		switch {
-		case err == nil:
-			return conn, nil
-		case ctx.Err() != nil:
-			return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
-		case v.child.Ended():
-			return nil, vmm.ErrEnded
-		case !errors.Is(err, vmm.ErrDeaf) && !vmm.NoSocket(err):
-			return nil, err
-		}
-		switch err := retry.Pause(ctx, v.child.Exited); {
-		case errors.Is(err, vmm.ErrEnded):
-			return nil, err
-		case err != nil:
-			return nil, fmt.Errorf("waiting for the guest: %w", err)
-		}
-	}
-}
-
-func (v *vm) dialOnce(ctx context.Context) (net.Conn, error) {
-	v.mu.Lock()
-	heard := v.heard
-	v.mu.Unlock()
-	var d net.Dialer
-	if !heard {
-		conn, err := d.DialContext(ctx, "unix", v.socket)
-		if err != nil {
-			return nil, err
-		}
-		if err := vmm.AwaitGuest(ctx, conn); err != nil {
-			return nil, err
-		}
-		v.mu.Lock()
-		v.heard = true
-		v.mu.Unlock()
-	}
-	return d.DialContext(ctx, "unix", v.socket)
+	return v.guest.Dial(ctx, port, v.child)
 }
 
 // Shutdown implements driver.VM. libkrun has no button to press: the agent's channel is the way.

@@ -115,7 +115,7 @@ func (v *runnerVM) attend(ctx context.Context, helper *vmm.Child, said *os.File)
 		}
 		_ = helper.KillGroup() // what it has left in the background keeps its output open
 		<-helper.Exited
-		late := time.AfterFunc(drainTimeout, func() { _ = said.Close() })
+		late := time.AfterFunc(vmm.DrainTime, func() { _ = said.Close() })
 		<-read
 		late.Stop()
 		_ = said.Close()

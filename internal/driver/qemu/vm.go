@@ -9,16 +9,11 @@ import (
 	"net"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/vmm"
 )
-
-// drainTimeout bounds how long the last output of a QEMU that has ended is waited for. It is
-// there at once, unless something else holds the other end.
-const drainTimeout = 2 * time.Second
 
 // connFile is our end of a socket pair.
 type connFile = net.UnixConn
@@ -85,23 +80,15 @@ func (v *vm) reap() {
 	if v.group {
 		_ = v.child.KillGroup()
 	}
-	drained := make(chan struct{})
-	go func() {
+	vmm.Drain(func() {
 		v.copying.Wait()
 		if q := v.monitor(); q != nil {
 			<-q.done // the SHUTDOWN event may still be in the socket
 		}
-		close(drained)
-	}()
-	timer := time.NewTimer(drainTimeout)
-	select {
-	case <-drained:
-	case <-timer.C:
-	}
-	timer.Stop()
-	v.port.end()
-	v.release()
-	<-drained
+	}, func() {
+		v.port.end()
+		v.release()
+	})
 	v.err = v.verdict()
 	close(v.done)
 }

@@ -178,7 +178,7 @@ func (v *vm) dialAPI(ctx context.Context) (net.Conn, error) {
 func (v *vm) failedStart(ctx context.Context, cause error) error {
 	// A connection may have ended because vfkit is about to: give it the time to say why.
 	if machine.CodeOf(cause) == "" && ctx.Err() == nil {
-		timer := time.NewTimer(drainTimeout)
+		timer := time.NewTimer(vmm.DrainTime)
 		select {
 		case <-v.child.Exited:
 		case <-timer.C:

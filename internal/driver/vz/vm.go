@@ -10,15 +10,11 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/mvmctl/mvmctl/internal/driver"
 	"github.com/mvmctl/mvmctl/internal/machine"
 	"github.com/mvmctl/mvmctl/internal/vmm"
 )
-
-// drainTimeout bounds how long the last output of a vfkit that has ended is waited for.
-const drainTimeout = 2 * time.Second
 
 // vm implements driver.VM.
 type vm struct {
@@ -26,6 +22,7 @@ type vm struct {
 	sockets sockets
 	child   *vmm.Child
 	api     *api
+	guest   vmm.GuestSocket
 
 	output  *os.File // what vfkit prints
 	console *os.File // the guest's terminal
@@ -39,7 +36,6 @@ type vm struct {
 	mu     sync.Mutex
 	killed bool
 	ending bool // vfkit has ended
-	heard  bool // the guest listens
 
 	done chan struct{} // closed when all is gone
 	err  error         // valid once done is closed
@@ -60,6 +56,7 @@ func newVM(s sockets, out driver.Output, log *slog.Logger) *vm {
 	}
 	v := &vm{log: log, sockets: s, out: out, done: make(chan struct{})}
 	v.api = newAPI(v.dialAPI)
+	v.guest.Path, v.guest.Hopeless = s.agent, v.unexposed
 	return v
 }
 
@@ -103,22 +100,12 @@ func (v *vm) reap() {
 	v.ending = true
 	console := v.console
 	v.mu.Unlock()
-	drained := make(chan struct{})
-	go func() {
-		v.copying.Wait()
-		close(drained)
-	}()
-	timer := time.NewTimer(drainTimeout)
-	select {
-	case <-drained:
-	case <-timer.C:
-	}
-	timer.Stop()
-	_ = v.output.Close()
-	if console != nil {
-		_ = console.Close()
-	}
-	<-drained
+	vmm.Drain(v.copying.Wait, func() {
+		_ = v.output.Close()
+		if console != nil {
+			_ = console.Close()
+		}
+	})
 	err := v.verdict()
 	if cerr := v.sockets.remove(); cerr != nil {
 		v.log.Error("clearing up after vfkit", "error", cerr)
@@ -150,51 +137,16 @@ const notExposed = "error exposing vsock port"
 
 // Dial implements driver.VM.
 func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
-	if port != driver.AgentPort {
-		return nil, driver.ErrNoSuchPort // vfkit connects only the ports that it was started with
-	}
-	var retry vmm.Retry
-	for {
-		conn, err := v.dialOnce(ctx)
-		switch {
-		case err == nil:
-			return conn, nil
-		case ctx.Err() != nil:
-			return nil, fmt.Errorf("waiting for the guest: %w", ctx.Err())
-		case v.child.Ended():
-			return nil, vmm.ErrEnded
-		case vmm.NoSocket(err) && strings.Contains(v.words.String(), notExposed):
-			return nil, machine.Errorf("vmm.api", "start the machine again; look at the VMM's log", "vfkit has not made the socket of the guest's channel: %w", err)
-		case !errors.Is(err, vmm.ErrDeaf) && !vmm.NoSocket(err):
-			return nil, err
-		}
-		switch err := retry.Pause(ctx, v.child.Exited); {
-		case errors.Is(err, vmm.ErrEnded):
-			return nil, err
-		case err != nil:
-			return nil, fmt.Errorf("waiting for the guest: %w", err)
-		}
-	}
+	return v.guest.Dial(ctx, port, v.child)
 }
 
-func (v *vm) dialOnce(ctx context.Context) (net.Conn, error) {
-	v.mu.Lock()
-	heard := v.heard
-	v.mu.Unlock()
-	var d net.Dialer
-	if !heard {
-		conn, err := d.DialContext(ctx, "unix", v.sockets.agent)
-		if err != nil {
-			return nil, err
-		}
-		if err := vmm.AwaitGuest(ctx, conn); err != nil {
-			return nil, err
-		}
-		v.mu.Lock()
-		v.heard = true
-		v.mu.Unlock()
+// unexposed is the end of waiting for the socket of the guest's channel, when vfkit has said that it
+// goes on without.
+func (v *vm) unexposed(missing error) error {
+	if !strings.Contains(v.words.String(), notExposed) {
+		return nil
 	}
-	return d.DialContext(ctx, "unix", v.sockets.agent)
+	return machine.Errorf("vmm.api", "start the machine again; look at the VMM's log", "vfkit has not made the socket of the guest's channel: %w", missing)
 }
 
 // Shutdown implements driver.VM. The guest notices only if it has a driver for the button and a
